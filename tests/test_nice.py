@@ -1,0 +1,247 @@
+"""The model, its density, its data and its training."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import imageio.v3 as imageio
+import keras
+import numpy as np
+import pytest
+from conftest import SMALL, jacobian, randomise
+
+import nice
+
+ROOT = Path(nice.__file__).parent
+
+
+def small_encoder(image_shape=(28, 28), **arguments):
+    return nice.build_encoder(image_shape, 3, 2, 16, **arguments)
+
+
+def nats(encoder, x):
+    """log q(x) with all its constants, (images,)."""
+    z = encoder.predict(x, batch_size=10000, verbose=0)
+    log_scale = keras.ops.convert_to_numpy(encoder.layers[-1].log_scale)
+    loss = nice.PRIORS[encoder.layers[-1].prior][0](None, z)
+    constant = {"gaussian": z.shape[1] / 2 * math.log(2 * math.pi), "logistic": 0}
+    return log_scale.sum() - keras.ops.convert_to_numpy(loss) - constant[encoder.layers[-1].prior]
+
+
+def test_the_articles_network():
+    encoder = nice.build_encoder((28, 28))
+    assert sum(math.prod(w.shape) for w in encoder.trainable_weights) == 19_158_352
+    decoder = nice.build_decoder(encoder)
+    assert {id(w) for w in decoder.trainable_weights} == {id(w) for w in encoder.trainable_weights}
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (4, 6, 3), (2,)])
+def test_decoder_inverts_encoder(shape):
+    encoder = randomise(small_encoder(shape, noise=0.1), deviation=0.1)
+    x = np.random.default_rng(0).random((20, *shape), dtype="float32")
+    images = nice.build_decoder(encoder).predict(encoder.predict(x, verbose=0), verbose=0)
+    np.testing.assert_allclose(images, x, atol=1e-5)
+
+
+def test_decoder_follows_training():
+    encoder = small_encoder((4,))
+    before = nice.build_decoder(encoder)
+    x = np.random.default_rng(0).random((64, 4), dtype="float32")
+    start = before.predict(x, verbose=0)
+    encoder.compile(keras.optimizers.Adam(0.01), nice.gaussian_loss)
+    encoder.fit(x, x, epochs=3, verbose=0)
+    np.testing.assert_allclose(
+        before.predict(x, verbose=0), nice.build_decoder(encoder).predict(x, verbose=0)
+    )
+    assert abs(before.predict(x, verbose=0) - start).max() > 1e-3
+
+
+@pytest.mark.parametrize("prior", nice.PRIORS)
+def test_log_determinant_is_the_jacobians(prior):
+    encoder = randomise(small_encoder((6,), prior=prior))
+    determinant = np.linalg.det(jacobian(encoder, np.linspace(0, 1, 6)))
+    log_scale = keras.ops.convert_to_numpy(encoder.layers[-1].log_scale)
+    np.testing.assert_allclose(np.log(abs(determinant)), log_scale.sum(), atol=1e-4)
+
+
+@pytest.mark.parametrize("prior", nice.PRIORS)
+def test_density_integrates_to_one(prior):
+    encoder = randomise(small_encoder((2,), prior=prior))
+    side = np.linspace(-30, 30, 1201, dtype="float32")
+    points = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+    total = np.exp(nats(encoder, points)).sum() * (side[1] - side[0]) ** 2
+    assert total == pytest.approx(1, abs=0.01)
+
+
+def test_training_loss_is_the_negative_log_likelihood():
+    encoder = randomise(small_encoder((6,)), deviation=0.1)
+    encoder.compile(loss=nice.gaussian_loss)
+    x = np.random.default_rng(0).random((50, 6), dtype="float32")
+    loss = encoder.evaluate(x, np.zeros(50), verbose=0)
+    assert loss + 3 * math.log(2 * math.pi) == pytest.approx(-nats(encoder, x).mean(), abs=1e-4)
+
+
+def test_scale_from_data_makes_codes_of_unit_deviation(digits):
+    x_train, _ = nice.load_images(digits)
+    encoder = small_encoder(noise=0.01)
+    nice.scale_from_data(encoder, x_train)
+    noisy = x_train - 0.01 * np.random.default_rng(1).random(x_train.shape, dtype="float32")
+    deviation = encoder.predict(noisy, verbose=0).std(axis=0)
+    assert np.median(deviation) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("prior", nice.PRIORS)
+def test_codes_follow_the_prior(prior):
+    codes = nice.draw_codes(prior, 1000, 20, 0.5, seed=0)
+    deviation = {"gaussian": 1, "logistic": math.pi / math.sqrt(3)}[prior]
+    assert codes.std() == pytest.approx(deviation / 2, rel=0.03)
+    assert not nice.draw_codes(prior, 3, 4, 0.0, seed=0).any()
+
+
+def test_grid_places_and_clips():
+    images = np.zeros((6, 2, 2), "float32")
+    images[4] = [[1, 2], [-1, 0.5]]
+    picture = nice.grid(images, 2, 3)
+    assert picture.shape == (4, 6) and picture.dtype == np.uint8
+    np.testing.assert_array_equal(picture[2:, 2:4], [[255, 255], [0, 128]])
+    assert picture.sum() == 255 + 255 + 128
+    assert nice.grid(np.zeros((2, 5, 4, 3)), 1, 2).shape == (5, 8, 3)
+    assert nice.grid(np.zeros((2, 5, 4, 1)), 1, 2).shape == (5, 8)
+
+
+def test_real_mnist():
+    x_train, x_test = nice.load_images()
+    assert x_train.shape == (60000, 28, 28) and x_test.shape == (10000, 28, 28)
+    assert x_train.dtype == np.float32 and x_train.min() == 0 and x_train.max() == 1
+
+
+def test_a_run_leaves_what_it_promises(trained):
+    history = nice.read_history(trained)
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert history[2]["val_loss"] < history[0]["val_loss"] < 0
+    for epoch in (1, 2, 3):
+        assert imageio.imread(trained / "samples" / f"epoch_{epoch:03}.png").shape == (420, 420)
+    assert len(imageio.imread(trained / "training.gif", index=None)) == 3
+    assert json.loads((trained / "settings.json").read_text())["noise"] == 0.01
+    assert not [*trained.glob("partial-*"), *trained.glob("backup*")]
+
+
+def test_the_best_model_is_kept(trained, digits):
+    encoder = nice.load_encoder(trained / "nice.keras")
+    encoder.compile(loss=nice.gaussian_loss)
+    _, x_test = nice.load_images(digits)
+    loss = encoder.evaluate(x_test, np.zeros(len(x_test)), verbose=0)
+    best = min(row["val_loss"] for row in nice.read_history(trained))
+    assert loss == pytest.approx(best, abs=0.01)
+
+
+def test_recipes_and_options(digits, tmp_path):
+    arguments = ["--data", str(digits), "--output", str(tmp_path), "--recipe", "article"]
+    assert nice.main([*arguments, *SMALL, "--epochs", "1", "--noise", "0.02", "--seed", "7"]) == 0
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    assert settings["learning_rate"] == 1e-3 and not settings["scale_from_data"]
+    assert settings["noise"] == 0.02 and settings["seed"] == 7
+    encoder = nice.load_encoder(tmp_path / "nice.keras")
+    assert encoder.layers[2].width == 0.02 and encoder.layers[3].hidden_units == 32
+
+
+def test_colour_images_of_another_size(tmp_path):
+    rng = np.random.default_rng(0)
+    data = tmp_path / "colour.npz"
+    np.savez(data, x_train=rng.random((50, 6, 4, 3)), x_test=rng.random((10, 6, 4, 3)))
+    arguments = ["--data", str(data), "--output", str(tmp_path), "--epochs", "1"]
+    assert nice.main([*arguments, *SMALL]) == 0
+    picture = imageio.imread(tmp_path / "samples" / "epoch_001.png")
+    assert picture.shape == (15 * 6, 15 * 4, 3)
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_model_files_are_the_same_on_every_backend(backend, trained, tmp_path):
+    if not find_spec(backend):
+        pytest.skip(f"{backend} is not installed")
+    program = """
+import sys, numpy as np, nice
+decoder = nice.build_decoder(nice.load_encoder(sys.argv[1]))
+np.save(sys.argv[2], decoder.predict(nice.draw_codes("gaussian", 20, 784, 0.8, 0), verbose=0))
+"""
+    model, result = trained / "nice.keras", tmp_path / "images.npy"
+    subprocess.run(
+        [sys.executable, "-c", program, model, result],
+        env=os.environ | {"KERAS_BACKEND": backend},
+        cwd=ROOT,
+        check=True,
+    )
+    decoder = nice.build_decoder(nice.load_encoder(model))
+    here = decoder.predict(nice.draw_codes("gaussian", 20, 784, 0.8, 0), verbose=0)
+    np.testing.assert_allclose(np.load(result), here, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"x_test": np.zeros((9, 4, 4), "uint8")}, "no x_train"),
+        ({"x_train": np.zeros((9, 4, 4), "uint8")}, "no x_test"),
+        ({"x_train": np.zeros((0, 4, 4), "uint8")}, "holds no images"),
+        ({"x_train": np.zeros(9, "uint8")}, "holds no images"),
+        ({"x_train": np.array([{}, {}], object)}, "not a readable .npz"),
+        ({"x_train": np.array(["a", "b"])}, "not pixel values"),
+        ({"x_train": np.full((9, 4, 4), 256)}, "outside 0..255"),
+        ({"x_train": np.full((9, 4, 4), -1)}, "outside 0..255"),
+        ({"x_train": np.full((9, 4, 4), 1.5)}, "outside 0..1"),
+        ({"x_train": np.full((9, 4, 4), np.nan)}, "outside 0..1"),
+        ({"x_train": np.zeros((9, 3, 3), "uint8")}, "even number"),
+        ({"x_train": np.zeros((9, 6, 6), "uint8")}, "differ in shape"),
+    ],
+)
+def test_bad_images(arrays, words, tmp_path, refuse):
+    data, output = tmp_path / "data.npz", tmp_path / "output"
+    if len(arrays) == 1 and words not in ("no x_train", "no x_test"):
+        shape = (9, 3, 3) if words == "even number" else (9, 4, 4)
+        arrays = {**arrays, "x_test": np.zeros(shape, "uint8")}
+    np.savez(data, **arrays)
+    refuse(nice.main, ["--data", data, "--output", output], words)
+    assert not output.exists()
+
+
+def test_bad_data_files(digits, tmp_path, refuse, monkeypatch):
+    output = ["--output", tmp_path / "output"]
+    refuse(nice.main, ["--data", "missing.npz", *output], "missing.npz", "no such file")
+    refuse(nice.main, ["--data", tmp_path, *output], tmp_path)
+    bad = tmp_path / "bad.npz"
+    for content in (b"", b"PK\3\4 and no more", digits.read_bytes()[:-1000]):
+        bad.write_bytes(content)
+        refuse(nice.main, ["--data", bad, *output], "bad.npz: not a readable .npz file")
+
+    def no_network():
+        raise Exception("URL fetch failure")
+
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", no_network)
+    refuse(nice.main, ["--data", "cifar10", *output], "cifar10", "URL fetch failure")
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--batch-size", "0"],
+        ["--epochs", "-1"],
+        ["--learning-rate", "nan"],
+        ["--noise", "-0.1"],
+        ["--hidden-units", "many"],
+        ["--recipe", "secret"],
+        ["--no-such-option"],
+    ],
+)
+def test_bad_options(arguments, refuse):
+    refuse(nice.main, arguments, arguments[0])
+
+
+def test_an_output_folder_that_cannot_be_written(digits, tmp_path, refuse):
+    (tmp_path / "file").write_text("mine")
+    refuse(nice.main, ["--data", digits, "--output", tmp_path / "file" / "output"], "file")
+    refuse(nice.main, ["--data", digits, "--output", tmp_path / "file"], "file")
+    assert (tmp_path / "file").read_text() == "mine"
