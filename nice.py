@@ -26,6 +26,9 @@ from pathlib import Path
 import imageio.v3 as imageio
 import numpy as np
 
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # before training, Ctrl-C simply ends the program
+
 # TensorFlow greets on stderr whatever its log level; that is kept for what concerns the user.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 stderr = os.dup(2)
@@ -45,7 +48,7 @@ from layers import AdditiveCoupling, DiagonalScaling, Inverse, UniformNoise
 # paper; "fast", the default, is the article's model with what we found to train it better.
 RECIPE_NAMES = ("article", "fast", "paper")
 RECIPES = {
-    "noise": (0.0, 0.01, 1 / 256),  # width of the noise on training images; 1/256: one grey level
+    "noise": (0.0, 0.01, 1 / 256),  # width of the noise on training images, see GREY_LEVEL
     "prior": ("gaussian", "gaussian", "logistic"),  # density of the codes
     "output_activation": ("relu", "relu", "linear"),  # last layer of the couplings' networks
     "couplings": (4, 4, 4),
@@ -60,6 +63,7 @@ RECIPES = {
     "weight_decay": (0.0, 0.05, 0.05),  # decoupled, on the couplings' matrices
     "seed": (0, 0, 0),
 }
+GREY_LEVEL = 1 / 256  # noise of just this width dequantises: x = (pixel + u) / 256, as in the paper
 DATA = Path(__file__).parent / "data" / "mnist.npz"
 KERAS_DATA_SETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 
@@ -149,6 +153,36 @@ PRIORS = {
 }
 
 
+def draw_codes(prior, count, dimensions, temperature, seed):
+    """Draw (count, dimensions) float32 codes from the prior, made narrower by the temperature."""
+    codes = PRIORS[prior][1](np.random.default_rng(seed), (count, dimensions))
+    return (temperature * codes).astype("float32")
+
+
+def constant(prior, dimensions):
+    """The nats per image that the loss leaves out: (D/2) log 2 pi for the Gaussian."""
+    return dimensions / 2 * math.log(2 * math.pi) if prior == "gaussian" else 0.0
+
+
+def log_likelihood(encoder, images):
+    """The exact log q(x) of each image with all its constants (eq. 6), in nats, (batch,)."""
+    z, scaling = encoder.predict(images, batch_size=1000, verbose=0), encoder.layers[-1]
+    loss = ops.convert_to_numpy(PRIORS[scaling.prior][0](None, z))
+    log_determinant = ops.convert_to_numpy(scaling.log_scale).sum()
+    return log_determinant - loss - constant(scaling.prior, z.shape[1])
+
+
+def bits_per_dimension(nats, dimensions):
+    """Bits to store one pixel exactly, from the log-likelihood of (pixel + u) / 256 in nats."""
+    return -(nats / dimensions + math.log(GREY_LEVEL)) / math.log(2)
+
+
+def add_noise(images, width, seed):
+    """Add a draw of the training noise to images in [0, 1], as evaluation under it needs."""
+    u = np.random.default_rng(seed).random(images.shape, dtype="float32")
+    return (255 * images + u) / 256 if width == GREY_LEVEL else images - width * u
+
+
 # --- Data ------------------------------------------------------------------------------------
 
 
@@ -234,6 +268,22 @@ def first_line(error):
 # --- Training --------------------------------------------------------------------------------
 
 
+def split(x_train, x_test, settings):
+    """Choose the images that train and those that choose the model, and dequantise for the paper.
+
+    Raises:
+        ValueError: there are too few training images to hold some back.
+    """
+    holdout = settings["holdout"]
+    if holdout >= len(x_train):
+        raise ValueError(f"this recipe holds back {holdout} training images of {len(x_train)}")
+    x_train, x_valid = np.split(x_train, [-holdout]) if holdout else (x_train, x_test)
+    if settings["noise"] == GREY_LEVEL:
+        # The noise layer subtracts, so training images are the upper edges: (pixel + 1 - u) / 256.
+        x_train, x_valid = (255 * x_train + 1) / 256, add_noise(x_valid, GREY_LEVEL, seed=0)
+    return x_train, x_valid
+
+
 def scale_from_data(encoder, images):
     """Start log s at minus the log standard deviation of what the untrained couplings put out.
 
@@ -244,8 +294,8 @@ def scale_from_data(encoder, images):
     noise, scaling = encoder.layers[2], encoder.layers[-1]
     couplings = keras.Model(encoder.inputs, scaling.input)
     x = np.resize(images, (10000, *images.shape[1:]))  # the first images, repeated if too few
-    x = x - noise.width * np.random.default_rng(0).random(x.shape, dtype="float32")
-    deviation = couplings.predict(x, batch_size=1000, verbose=0).std(axis=0)
+    u = np.random.default_rng(0).random(x.shape, dtype="float32")
+    deviation = couplings.predict(x - noise.width * u, batch_size=1000, verbose=0).std(axis=0)
     scaling.log_scale.assign(-np.log(np.maximum(deviation, 1e-3)))
 
 
@@ -273,7 +323,8 @@ def train(encoder, x_train, x_test, settings, output, signals=()):
     Args:
         encoder: a compiled encoder.
         x_train, x_test: arrays of images; the loss on x_test chooses the best model.
-        settings: a dict with `epochs`, `batch_size`, `prior` and `seed`.
+        settings: a dict with `epochs`, `batch_size`, `noise`, `prior` and `seed`. With noise of
+            one GREY_LEVEL the history has the log-likelihood too, for x_test dequantised.
         output: a folder that has a folder `samples`.
         signals: training stops after the step in which a number appears in this list.
 
@@ -302,6 +353,10 @@ def train(encoder, x_train, x_test, settings, output, signals=()):
             raise KeyboardInterrupt(signals[0])
 
     def keep(epoch, logs):
+        for key in ("", "val_") if settings["noise"] == GREY_LEVEL else ():
+            nats = -logs[key + "loss"] - constant(settings["prior"], codes.shape[1])
+            logs[key + "log_likelihood"] = nats
+            logs[key + "bits_per_dim"] = bits_per_dimension(nats, codes.shape[1])
         history.append({"epoch": epoch + 1, **logs})
         if history[-1] is best(history):
             replace(output / "nice.keras", bare.save)
@@ -343,12 +398,6 @@ def train(encoder, x_train, x_test, settings, output, signals=()):
     return history
 
 
-def draw_codes(prior, count, dimensions, temperature, seed):
-    """Draw (count, dimensions) float32 codes from the prior, made narrower by the temperature."""
-    codes = PRIORS[prior][1](np.random.default_rng(seed), (count, dimensions))
-    return (temperature * codes).astype("float32")
-
-
 def grid(images, rows, columns):
     """Tile rows * columns images into one uint8 picture, their values clipped to [0, 1]."""
     height, width, *channels = images.shape[1:]
@@ -374,6 +423,33 @@ def write_history(path, history):
 def read_history(output):
     with open(output / "history.csv", newline="") as file:
         return [{key: float(row[key]) for key in row} for row in csv.DictReader(file)]
+
+
+def describe_likelihood(encoder, x_test, draws=10):
+    """Measure the mean test log-likelihood over some draws of the noise; say it in one line.
+
+    It means something only under the noise that the model was trained with.
+
+    Raises:
+        ValueError: the images are not of the encoder's shape.
+    """
+    if x_test.shape[1:] != encoder.input_shape[1:]:
+        shapes = f"{x_test.shape[1:]}, the model's {encoder.input_shape[1:]}"
+        raise ValueError(f"the data's images are of shape {shapes}: choose that --data")
+    noise = encoder.layers[2].width
+    means = []
+    for seed in range(draws):
+        x = add_noise(x_test, noise or GREY_LEVEL, seed)
+        means.append(log_likelihood(encoder, x).mean())
+    nats, error = np.mean(means), np.std(means, ddof=1) / math.sqrt(draws)
+    line = f"test log-likelihood: {nats:.2f} ± {error:.2f} nats"
+    if noise in (0, GREY_LEVEL):
+        line += f", {bits_per_dimension(nats, encoder.output_shape[1]):.3f} bits/dim"
+    if noise == 0:
+        line += " (trained without noise, the model knows nothing of what lies between grey levels)"
+    elif noise != GREY_LEVEL:
+        line += f" (under noise {noise:g} wide; the paper's 1980.50 is under 1/256: do not compare)"
+    return line
 
 
 # --- Output folder ---------------------------------------------------------------------------
@@ -451,9 +527,11 @@ def make_parser():
     )
     parser.add_argument("--data", default=DATA, help=".npz file or Keras data set (default: MNIST)")
     parser.add_argument("--output", type=Path, default=Path("output"), help="folder to write to")
+    parser.add_argument("--evaluate", action="store_true", help="only measure the output's model")
     parser.add_argument("--fresh", action="store_true", help="start over in the output folder")
     parser.add_argument("--recipe", choices=RECIPE_NAMES, default="fast", help="set of values for:")
     size, real = number(int, 1), number(float, 0)
+    parser.add_argument("--prior", choices=PRIORS, help="density of the codes")
     for name, kind in {
         "epochs": size,
         "batch_size": size,
@@ -469,33 +547,8 @@ def make_parser():
     return parser
 
 
-def main(argv=None):
-    """Train, and return the exit status: 0, 1 if training failed, 128 + a signal's number."""
-    parser = make_parser()
-    args = parser.parse_args(argv)
-    column = RECIPE_NAMES.index(args.recipe)
-    settings = {name: values[column] for name, values in RECIPES.items()}
-    settings |= {k: v for k, v in vars(args).items() if k in settings and v is not None}
-    keras.utils.set_random_seed(settings["seed"])
-    model = args.output / "nice.keras"
-    try:
-        x_train, x_test = load_images(args.data)
-        names = ("couplings", "hidden_layers", "hidden_units", "output_activation")
-        names = (*names, "noise", "prior")
-        encoder = build_encoder(x_train.shape[1:], **{name: settings[name] for name in names})
-        settings["data"] = f"{zlib.crc32(x_train) ^ zlib.crc32(x_test):08x}"
-        lock = open_output(args.output, settings, args.fresh)
-    except (ValueError, OSError) as error:
-        parser.error(first_line(error))
-    print(
-        f"{encoder.count_params():,} parameters, {len(x_train):,} training and {len(x_test):,} "
-        f"test images of shape {x_train.shape[1:]}, {keras.backend.backend()}"
-    )
-    if settings["scale_from_data"]:
-        scale_from_data(encoder, x_train)
-    steps = settings["epochs"] * math.ceil(len(x_train) / settings["batch_size"])
-    compile_encoder(encoder, settings, steps)
-
+def listen():
+    """From now on, note SIGINT and SIGTERM in the list that is returned."""
     signals = []
 
     def note(number, frame):
@@ -504,32 +557,72 @@ def main(argv=None):
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, note)
+    return signals
+
+
+def warn(message):
+    print(f"nice.py: {message}", file=sys.stderr)
+
+
+def main(argv=None):
+    """Train, and return the exit status: 0, 1 if training failed, 128 + a signal's number."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    column = RECIPE_NAMES.index(args.recipe)
+    settings = {name: values[column] for name, values in RECIPES.items()}
+    settings |= {k: v for k, v in vars(args).items() if k in settings and v is not None}
+    model = args.output / "nice.keras"
+    keras.utils.set_random_seed(settings["seed"])
+    try:
+        x_train, x_test = load_images(args.data)
+        if args.evaluate:
+            print(describe_likelihood(load_encoder(model), x_test))
+            return 0
+        settings["data"] = f"{zlib.crc32(x_train) ^ zlib.crc32(x_test):08x}"
+        x_train, x_valid = split(x_train, x_test, settings)
+        names = ("couplings", "hidden_layers", "hidden_units", "output_activation")
+        names = (*names, "noise", "prior")
+        encoder = build_encoder(x_train.shape[1:], **{name: settings[name] for name in names})
+        lock = open_output(args.output, settings, args.fresh)
+    except (ValueError, OSError) as error:
+        parser.error(first_line(error))
+    print(
+        f"{encoder.count_params():,} parameters, {len(x_train):,} training images of shape "
+        f"{x_train.shape[1:]}, {len(x_valid):,} to choose the model, {keras.backend.backend()}"
+    )
+    if settings["scale_from_data"]:
+        scale_from_data(encoder, x_train)
+    steps = settings["epochs"] * math.ceil(len(x_train) / settings["batch_size"])
+    compile_encoder(encoder, settings, steps)
 
     again = "run the same command again to go on"
     try:
-        history = train(encoder, x_train, x_test, settings, args.output, signals)
+        history = train(encoder, x_train, x_valid, settings, args.output, listen())
     except KeyboardInterrupt as interrupt:
         kept = f"{model} is the best model so far" if model.exists() else "no epoch was finished"
-        print(f"\nstopped: {kept}; {again}", file=sys.stderr)
+        warn(f"stopped: {kept}; {again}")
         return 128 + interrupt.args[0]
     except OSError as error:
-        print(f"cannot write to {args.output}: {first_line(error)}; {again}", file=sys.stderr)
+        warn(f"cannot write to {args.output}: {first_line(error)}; make room, then {again}")
         return 1
     finally:
         lock.close()
 
     top, last = best(history), history[-1]
     causes = "too high a --learning-rate, or no --noise, so that nothing bounds log s"
-    if not math.isfinite(last["loss"]):
-        print(f"the loss became {last['loss']} in epoch {len(history)}: {causes}", file=sys.stderr)
-        if top is None:
-            return 1
+    failed = not math.isfinite(last["loss"])
+    if failed:
+        warn(f"training stopped: the loss became {last['loss']} in epoch {len(history)} ({causes})")
     elif last["val_loss"] > top["val_loss"] + 0.1 * abs(top["val_loss"]):
-        print(f"the loss rose to {last['val_loss']:.2f} after its best: {causes}", file=sys.stderr)
-    print(f"best test loss {top['val_loss']:.2f}, epoch {top['epoch']:.0f} of {settings['epochs']}")
-    options = "" if args.output == Path("output") else f" --model {model}"
-    print(f"model: {model}\nnext:  python sample.py{options}")
-    return 0 if math.isfinite(last["loss"]) else 1
+        warn(f"training fell apart after its best epoch ({causes}); the best model is kept")
+    if top:
+        kind = "validation" if settings["holdout"] else "test"
+        print(f"best {kind} loss {top['val_loss']:.2f}, epoch {top['epoch']:.0f} of {len(history)}")
+        if settings["noise"] == GREY_LEVEL:
+            print(describe_likelihood(load_encoder(model), x_test))
+        options = "" if args.output == Path("output") else f" --model {model}"
+        print(f"model: {model}\nnext:  python sample.py{options}")
+    return int(failed)
 
 
 if __name__ == "__main__":
