@@ -187,27 +187,31 @@ def add_noise(images, width, seed):
 
 
 def load_images(data=DATA):
-    """Load training and test images as float32 in [0, 1].
+    """Load training and test images as float32 in [0, 1], and the test images' labels.
 
     Args:
         data: path of an .npz file with Keras's keys `x_train` and `x_test`, each of shape
             (images, height, width) or (images, height, width, channels), integers in 0..255
-            or floats in [0, 1]; or the name of a Keras data set, which Keras downloads.
+            or floats in [0, 1], and perhaps `y_test`; or the name of a Keras data set, which
+            Keras downloads.
+
+    Returns:
+        x_train, x_test, and y_test or None.
 
     Raises:
         ValueError: the file is missing, damaged, or does not hold such images.
     """
     if str(data) in KERAS_DATA_SETS:
         try:
-            (x_train, _), (x_test, _) = getattr(keras.datasets, str(data)).load_data()
+            (x_train, _), (x_test, y_test) = getattr(keras.datasets, str(data)).load_data()
         except Exception as error:  # Keras raises a bare Exception
             raise ValueError(f"{data}: Keras cannot download it: {first_line(error)}") from None
-        arrays = {"x_train": x_train, "x_test": x_test}
+        arrays = {"x_train": x_train, "x_test": x_test, "y_test": y_test}
     else:
         try:
             check_zip(data)
             with np.load(data, allow_pickle=False) as file:
-                arrays = {key: file[key] for key in ("x_train", "x_test") if key in file}
+                arrays = dict(file)
         except FileNotFoundError:
             names = ", ".join(KERAS_DATA_SETS)
             raise ValueError(f"{data}: no such file, nor one of Keras's {names}") from None
@@ -221,7 +225,10 @@ def load_images(data=DATA):
     if images[0].shape[1:] != images[1].shape[1:]:
         shapes = " and ".join(str(x.shape[1:]) for x in images)
         raise ValueError(f"{data}: training and test images differ in shape: {shapes}")
-    return images
+    labels = arrays.get("y_test")
+    if labels is not None and len(labels) != len(images[1]):
+        raise ValueError(f"{data}: {len(labels)} labels in y_test for {len(images[1])} images")
+    return *images, labels
 
 
 def to_unit_interval(images, name):
@@ -261,6 +268,14 @@ def load_encoder(path):
     return encoder
 
 
+def check_shape(encoder, images):
+    if images.shape[1:] != encoder.input_shape[1:]:
+        raise ValueError(
+            f"the data's images have shape {images.shape[1:]}, the model was trained on "
+            f"{encoder.input_shape[1:]}: choose its --data"
+        )
+
+
 def first_line(error):
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
@@ -292,7 +307,7 @@ def scale_from_data(encoder, images):
     best s.
     """
     noise, scaling = encoder.layers[2], encoder.layers[-1]
-    couplings = keras.Model(encoder.inputs, scaling.input)
+    couplings = keras.Model(encoder.input, scaling.input)
     x = np.resize(images, (10000, *images.shape[1:]))  # the first images, repeated if too few
     u = np.random.default_rng(0).random(x.shape, dtype="float32")
     deviation = couplings.predict(x - noise.width * u, batch_size=1000, verbose=0).std(axis=0)
@@ -338,7 +353,7 @@ def train(encoder, x_train, x_test, settings, output, signals=()):
     backup, epochs = output / "backup.weights.h5", settings["epochs"]
     decoder = build_decoder(encoder)
     codes = draw_codes(settings["prior"], 225, encoder.output_shape[1], temperature=0.8, seed=0)
-    bare = keras.Model(encoder.inputs, encoder.outputs, name="encoder")  # without its optimiser
+    bare = keras.Model(encoder.input, encoder.output, name="encoder")  # without its optimiser
 
     history = []
     if backup.exists():
@@ -429,13 +444,7 @@ def describe_likelihood(encoder, x_test, draws=10):
     """Measure the mean test log-likelihood over some draws of the noise; say it in one line.
 
     It means something only under the noise that the model was trained with.
-
-    Raises:
-        ValueError: the images are not of the encoder's shape.
     """
-    if x_test.shape[1:] != encoder.input_shape[1:]:
-        shapes = f"{x_test.shape[1:]}, the model's {encoder.input_shape[1:]}"
-        raise ValueError(f"the data's images are of shape {shapes}: choose that --data")
     noise = encoder.layers[2].width
     means = []
     for seed in range(draws):
@@ -574,9 +583,11 @@ def main(argv=None):
     model = args.output / "nice.keras"
     keras.utils.set_random_seed(settings["seed"])
     try:
-        x_train, x_test = load_images(args.data)
+        x_train, x_test, _ = load_images(args.data)
         if args.evaluate:
-            print(describe_likelihood(load_encoder(model), x_test))
+            encoder = load_encoder(model)
+            check_shape(encoder, x_test)
+            print(describe_likelihood(encoder, x_test))
             return 0
         settings["data"] = f"{zlib.crc32(x_train) ^ zlib.crc32(x_test):08x}"
         x_train, x_valid = split(x_train, x_test, settings)

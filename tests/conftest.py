@@ -16,7 +16,8 @@ def digits(tmp_path_factory):
     """An .npz file with the first 1,000 training and 200 test images of MNIST."""
     path = tmp_path_factory.mktemp("data") / "digits.npz"
     with np.load(nice.DATA) as mnist:
-        np.savez(path, x_train=mnist["x_train"][:1000], x_test=mnist["x_test"][:200])
+        x_train, x_test, y_test = mnist["x_train"][:1000], mnist["x_test"][:200], mnist["y_test"]
+    np.savez(path, x_train=x_train, x_test=x_test, y_test=y_test[:200])
     return path
 
 

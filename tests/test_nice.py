@@ -86,7 +86,7 @@ def test_training_loss_is_the_negative_log_likelihood():
 
 
 def test_scale_from_data_makes_codes_of_unit_deviation(digits):
-    x_train, _ = nice.load_images(digits)
+    x_train, *_ = nice.load_images(digits)
     encoder = small_encoder(noise=0.01)
     nice.scale_from_data(encoder, x_train)
     noisy = x_train - 0.01 * np.random.default_rng(1).random(x_train.shape, dtype="float32")
@@ -114,8 +114,9 @@ def test_grid_places_and_clips():
 
 
 def test_real_mnist():
-    x_train, x_test = nice.load_images()
+    x_train, x_test, y_test = nice.load_images()
     assert x_train.shape == (60000, 28, 28) and x_test.shape == (10000, 28, 28)
+    assert np.bincount(y_test).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert x_train.dtype == np.float32 and x_train.min() == 0 and x_train.max() == 1
 
 
@@ -133,7 +134,7 @@ def test_a_run_leaves_what_it_promises(trained):
 def test_the_best_model_is_kept(trained, digits):
     encoder = nice.load_encoder(trained / "nice.keras")
     encoder.compile(loss=nice.gaussian_loss)
-    _, x_test = nice.load_images(digits)
+    _, x_test, _ = nice.load_images(digits)
     loss = encoder.evaluate(x_test, np.zeros(len(x_test)), verbose=0)
     best = min(row["val_loss"] for row in nice.read_history(trained))
     assert loss == pytest.approx(best, abs=0.01)
