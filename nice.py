@@ -16,6 +16,7 @@ import functools
 import json
 import math
 import os
+import random
 import signal
 import sqlite3
 import sys
@@ -37,6 +38,9 @@ try:
     import keras
 finally:
     os.dup2(stderr, 2)
+if keras.backend.backend() != "tensorflow":
+    # Keras would import it just to save a model, which takes seconds.
+    sys.modules.setdefault("tensorflow", None)
 
 from keras import ops
 
@@ -314,9 +318,9 @@ def scale_from_data(encoder, images):
     scaling.log_scale.assign(-np.log(np.maximum(deviation, 1e-3)))
 
 
-def compile_encoder(encoder, settings, steps):
-    """Attach the prior's loss and Adam, its rate following the recipe over `steps` steps."""
-    rate = settings["learning_rate"]
+def compile_encoder(encoder, settings, steps_per_epoch):
+    """Attach the prior's loss, and Adam with the recipe's learning-rate schedule."""
+    rate, steps = settings["learning_rate"], settings["epochs"] * steps_per_epoch
     if settings["warmup"]:
         warmup = min(settings["warmup"], steps // 2)
         rate = keras.optimizers.schedules.CosineDecay(
@@ -328,7 +332,7 @@ def compile_encoder(encoder, settings, steps):
 
 
 def train(encoder, x_train, x_test, settings, output, signals=()):
-    """Train the encoder, going on from `output/backup.weights.h5` if that is there.
+    """Train the encoder, going on from `output/backup.keras` if that is there.
 
     After each epoch it writes the best model so far (`nice.keras`), a grid of images decoded
     from one fixed set of codes (`samples/`), a row of `history.csv`, and last the backup with
@@ -347,10 +351,11 @@ def train(encoder, x_train, x_test, settings, output, signals=()):
         The history: a dict for each epoch, losses in nats per image.
 
     Raises:
+        ValueError: the backup is damaged.
         KeyboardInterrupt: there is something in `signals`; it is the exception's argument.
         OSError: a file could not be written; those before it are whole.
     """
-    backup, epochs = output / "backup.weights.h5", settings["epochs"]
+    backup, epochs = output / "backup.keras", settings["epochs"]
     decoder = build_decoder(encoder)
     codes = draw_codes(settings["prior"], 225, encoder.output_shape[1], temperature=0.8, seed=0)
     bare = keras.Model(encoder.input, encoder.output, name="encoder")  # without its optimiser
@@ -358,7 +363,11 @@ def train(encoder, x_train, x_test, settings, output, signals=()):
     history = []
     if backup.exists():
         encoder.optimizer.build(encoder.trainable_variables)
-        encoder.load_weights(backup)
+        try:
+            check_zip(backup)
+            encoder.load_weights(backup)
+        except Exception as error:  # h5py and Keras have many
+            raise ValueError(f"{backup} is damaged ({first_line(error)}); use --fresh") from None
         done = int(encoder.optimizer.iterations) // math.ceil(len(x_train) / settings["batch_size"])
         history = read_history(output)[:done]
         print(f"going on after epoch {done} of {epochs}")
@@ -380,7 +389,7 @@ def train(encoder, x_train, x_test, settings, output, signals=()):
         replace(picture, lambda partial: imageio.imwrite(partial, grid(images, 15, 15)))
         replace(output / "history.csv", lambda partial: write_history(partial, history))
         if math.isfinite(logs["loss"]):
-            replace(backup, encoder.save_weights)
+            replace(backup, encoder.save)
         encoder.stop_training = True  # fit one epoch at a time, see below
 
     callbacks = [
@@ -390,10 +399,11 @@ def train(encoder, x_train, x_test, settings, output, signals=()):
         ),
     ]
     for epoch in range(len(history), epochs):
-        # The order hangs on seed and epoch alone, so that a resumed run sees the same batches.
-        order = np.random.default_rng([settings["seed"], epoch]).permutation(len(x_train))
+        # Order and noise hang on seed and epoch alone, so that a resumed run sees the same data.
+        rng = np.random.default_rng([settings["seed"], epoch])
+        encoder.layers[2].seed_generator.state.assign(rng.integers(2**31, size=2))
         encoder.fit(
-            x_train[order],
+            x_train[rng.permutation(len(x_train))],
             np.zeros(len(x_train)),  # fit asks for targets, a flow has none
             batch_size=settings["batch_size"],
             shuffle=False,
@@ -416,7 +426,7 @@ def train(encoder, x_train, x_test, settings, output, signals=()):
 def grid(images, rows, columns):
     """Tile rows * columns images into one uint8 picture, their values clipped to [0, 1]."""
     height, width, *channels = images.shape[1:]
-    pixels = (255 * np.clip(images, 0, 1)).round().astype("uint8")
+    pixels = (255 * np.clip(np.nan_to_num(images), 0, 1)).round().astype("uint8")
     pixels = pixels.reshape(rows, columns, height, width, *channels).swapaxes(1, 2)
     picture = pixels.reshape(rows * height, columns * width, *channels)
     return picture[..., 0] if channels == [1] else picture
@@ -474,15 +484,13 @@ def replace(path, write):
         partial.unlink(missing_ok=True)
 
 
-def open_output(output, settings, fresh):
-    """Claim the folder for this run, which is a new one or goes on with the one that is there.
+def claim(output):
+    """Make the folder, and lock it against other runs until the lock returned is closed.
 
-    Returns:
-        A lock, to be kept until the run ends. The system drops it if the process dies.
+    The system drops the lock if the process dies.
 
     Raises:
-        ValueError: another run holds the folder, or has left a model in it that this one
-            would replace.
+        ValueError: another run has the lock.
         OSError: the folder cannot be written.
     """
     (output / "samples").mkdir(parents=True, exist_ok=True)
@@ -490,14 +498,23 @@ def open_output(output, settings, fresh):
     try:
         lock.execute("BEGIN EXCLUSIVE")
     except sqlite3.OperationalError as error:
+        lock.close()
         raise ValueError(f"{output} is in use by another run, or read-only ({error})") from None
+    return lock
 
+
+def start_or_go_on(output, settings, fresh):
+    """Make the folder ready for a new run, or for going on with the run that it holds.
+
+    Raises:
+        ValueError: it holds a model that another run would replace.
+    """
     file, model = output / "settings.json", output / "nice.keras"
     advice = "choose another --output, or start over with --fresh"
     if fresh:
         if model.exists():
             print(f"--fresh: a new run replaces {model} as soon as its first epoch is done")
-        old = [output / "backup.weights.h5", output / "history.csv", output / "training.gif"]
+        old = [output / "backup.keras", output / "history.csv", output / "training.gif"]
         for path in (*old, *output.glob("samples/epoch_*.png")):
             path.unlink(missing_ok=True)
     elif file.exists():
@@ -511,7 +528,6 @@ def open_output(output, settings, fresh):
     elif model.exists():
         raise ValueError(f"{model} exists, and not from a run in this folder: {advice}")
     replace(file, lambda partial: partial.write_text(json.dumps(settings, indent=2)))
-    return lock
 
 
 # --- Command line ----------------------------------------------------------------------------
@@ -530,10 +546,15 @@ def number(kind, least):
     return parse
 
 
+class Parser(argparse.ArgumentParser):
+    """An argparse parser that puts an error in one line, without the usage."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {' '.join(str(message).split())}\n")
+
+
 def make_parser():
-    parser = argparse.ArgumentParser(
-        description="Train NICE on images.", usage=argparse.SUPPRESS, allow_abbrev=False
-    )
+    parser = Parser(description="Train NICE on images.", allow_abbrev=False)
     parser.add_argument("--data", default=DATA, help=".npz file or Keras data set (default: MNIST)")
     parser.add_argument("--output", type=Path, default=Path("output"), help="folder to write to")
     parser.add_argument("--evaluate", action="store_true", help="only measure the output's model")
@@ -581,7 +602,7 @@ def main(argv=None):
     settings = {name: values[column] for name, values in RECIPES.items()}
     settings |= {k: v for k, v in vars(args).items() if k in settings and v is not None}
     model = args.output / "nice.keras"
-    keras.utils.set_random_seed(settings["seed"])
+    random.seed(settings["seed"])  # from here Keras draws the seeds of weights and noise
     try:
         x_train, x_test, _ = load_images(args.data)
         if args.evaluate:
@@ -594,21 +615,22 @@ def main(argv=None):
         names = ("couplings", "hidden_layers", "hidden_units", "output_activation")
         names = (*names, "noise", "prior")
         encoder = build_encoder(x_train.shape[1:], **{name: settings[name] for name in names})
-        lock = open_output(args.output, settings, args.fresh)
+        lock = claim(args.output)
     except (ValueError, OSError) as error:
-        parser.error(first_line(error))
-    print(
-        f"{encoder.count_params():,} parameters, {len(x_train):,} training images of shape "
-        f"{x_train.shape[1:]}, {len(x_valid):,} to choose the model, {keras.backend.backend()}"
-    )
-    if settings["scale_from_data"]:
-        scale_from_data(encoder, x_train)
-    steps = settings["epochs"] * math.ceil(len(x_train) / settings["batch_size"])
-    compile_encoder(encoder, settings, steps)
-
+        parser.error(error)
     again = "run the same command again to go on"
     try:
+        start_or_go_on(args.output, settings, args.fresh)
+        print(
+            f"{encoder.count_params():,} parameters, {len(x_train):,} training images of shape "
+            f"{x_train.shape[1:]}, {len(x_valid):,} to choose the model, {keras.backend.backend()}"
+        )
+        if settings["scale_from_data"]:
+            scale_from_data(encoder, x_train)
+        compile_encoder(encoder, settings, math.ceil(len(x_train) / settings["batch_size"]))
         history = train(encoder, x_train, x_valid, settings, args.output, listen())
+    except ValueError as error:
+        parser.error(error)
     except KeyboardInterrupt as interrupt:
         kept = f"{model} is the best model so far" if model.exists() else "no epoch was finished"
         warn(f"stopped: {kept}; {again}")

@@ -12,7 +12,6 @@ Every function below takes models and arrays and returns images in [0, 1], of sh
 (rows, columns, *image_shape): a picture shows them all, an animation one column after another.
 """
 
-import argparse
 import functools
 import sys
 from pathlib import Path
@@ -98,8 +97,9 @@ def reconstruct(encoder, images):
 
 def anneal(encoder, rows, temperatures, seed=0):
     """Decode the same codes at several temperatures, one column each."""
-    columns = [samples(encoder, rows, 1, temperature, seed) for temperature in temperatures]
-    return np.concatenate(columns, axis=1)
+    codes = nice.draw_codes(encoder.layers[-1].prior, rows, encoder.output_shape[1], 1.0, seed)
+    temperatures = np.asarray(temperatures, "float32")
+    return decode(encoder, codes[:, None] * temperatures[:, None])
 
 
 def masks(image_shape, seed=0):
@@ -258,10 +258,8 @@ def make(picture, encoder, rows, columns, args):
 
 
 def make_parser():
-    parser = argparse.ArgumentParser(
-        description="Draw from a trained NICE model, and look inside it.",
-        usage=argparse.SUPPRESS,
-        allow_abbrev=False,
+    parser = nice.Parser(
+        description="Draw from a trained NICE model, and look inside it.", allow_abbrev=False
     )
     size, real = nice.number(int, 1), nice.number(float, 0)
     parser.add_argument("picture", nargs="?", choices=PICTURES, default="samples")
@@ -300,7 +298,7 @@ def main(argv=None):
         output.parent.mkdir(parents=True, exist_ok=True)
         nice.replace(output, write)
     except (ValueError, OSError) as error:
-        parser.error(nice.first_line(error))
+        parser.error(error)
     except ImportError:
         parser.error("the plot needs matplotlib: pip install matplotlib")
     print(output)

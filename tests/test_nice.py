@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import re
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -15,21 +17,13 @@ import pytest
 from conftest import SMALL, jacobian, randomise
 
 import nice
+from layers import UniformNoise
 
 ROOT = Path(nice.__file__).parent
 
 
 def small_encoder(image_shape=(28, 28), **arguments):
     return nice.build_encoder(image_shape, 3, 2, 16, **arguments)
-
-
-def nats(encoder, x):
-    """log q(x) with all its constants, (images,)."""
-    z = encoder.predict(x, batch_size=10000, verbose=0)
-    log_scale = keras.ops.convert_to_numpy(encoder.layers[-1].log_scale)
-    loss = nice.PRIORS[encoder.layers[-1].prior][0](None, z)
-    constant = {"gaussian": z.shape[1] / 2 * math.log(2 * math.pi), "logistic": 0}
-    return log_scale.sum() - keras.ops.convert_to_numpy(loss) - constant[encoder.layers[-1].prior]
 
 
 def test_the_articles_network():
@@ -73,7 +67,7 @@ def test_density_integrates_to_one(prior):
     encoder = randomise(small_encoder((2,), prior=prior))
     side = np.linspace(-30, 30, 1201, dtype="float32")
     points = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
-    total = np.exp(nats(encoder, points)).sum() * (side[1] - side[0]) ** 2
+    total = np.exp(nice.log_likelihood(encoder, points)).sum() * (side[1] - side[0]) ** 2
     assert total == pytest.approx(1, abs=0.01)
 
 
@@ -82,7 +76,9 @@ def test_training_loss_is_the_negative_log_likelihood():
     encoder.compile(loss=nice.gaussian_loss)
     x = np.random.default_rng(0).random((50, 6), dtype="float32")
     loss = encoder.evaluate(x, np.zeros(50), verbose=0)
-    assert loss + 3 * math.log(2 * math.pi) == pytest.approx(-nats(encoder, x).mean(), abs=1e-4)
+    assert loss + 3 * math.log(2 * math.pi) == pytest.approx(
+        -nice.log_likelihood(encoder, x).mean(), abs=1e-4
+    )
 
 
 def test_scale_from_data_makes_codes_of_unit_deviation(digits):
@@ -246,3 +242,122 @@ def test_an_output_folder_that_cannot_be_written(digits, tmp_path, refuse):
     refuse(nice.main, ["--data", digits, "--output", tmp_path / "file" / "output"], "file")
     refuse(nice.main, ["--data", digits, "--output", tmp_path / "file"], "file")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_finished_run_is_not_overwritten(trained, digits, refuse, capsys):
+    before = (trained / "nice.keras").read_bytes()
+    again = ["--data", digits, "--output", trained, "--epochs", "3", *SMALL]
+    refuse(nice.main, again, "finished run", "--fresh")
+    refuse(nice.main, [*again, "--seed", "1"], "seed 0, not 1")
+    refuse(nice.main, [*again, "--hidden-units", "8"], "hidden_units 32, not 8")
+    refuse(nice.main, ["--output", trained, "--epochs", "3", *SMALL], "data")
+    refuse(nice.main, [*again, "--recipe", "article"], "noise 0.01, not 0.0")
+    assert (trained / "nice.keras").read_bytes() == before
+
+
+def test_a_model_from_elsewhere_is_not_overwritten(trained, digits, tmp_path, refuse):
+    shutil.copy(trained / "nice.keras", tmp_path)
+    refuse(nice.main, ["--data", digits, "--output", tmp_path, *SMALL], "nice.keras", "--fresh")
+
+
+def test_fresh_starts_over(trained, digits, tmp_path, capsys):
+    output = shutil.copytree(trained, tmp_path / "output")
+    fresh = ["--data", str(digits), "--output", str(output), "--epochs", "2", "--fresh", *SMALL]
+    assert nice.main(fresh) == 0
+    assert "replaces" in capsys.readouterr().out
+    assert len(nice.read_history(output)) == 2
+    assert len(list(output.glob("samples/*"))) == 2
+
+
+def test_a_damaged_backup(trained, digits, tmp_path, refuse):
+    output = shutil.copytree(trained, tmp_path / "output")
+    (output / "training.gif").unlink()
+    (output / "backup.keras").write_bytes(b"nonsense")
+    again = ["--data", digits, "--output", output, "--epochs", "3", *SMALL]
+    refuse(nice.main, again, "backup.keras", "--fresh")
+
+
+def test_a_loss_that_is_not_finite(digits, tmp_path, capsys):
+    arguments = ["--data", str(digits), "--output", str(tmp_path), "--learning-rate", "1e30"]
+    assert nice.main([*arguments, *SMALL, "--recipe", "article"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "--learning-rate" in error
+
+
+@pytest.mark.parametrize("count", [1, 30])
+def test_few_images(count, tmp_path):
+    with np.load(nice.DATA) as mnist:
+        x = mnist["x_train"][:count]
+    np.savez(tmp_path / "few.npz", x_train=x, x_test=x)
+    arguments = ["--data", str(tmp_path / "few.npz"), "--output", str(tmp_path), "--epochs", "2"]
+    assert nice.main([*arguments, *SMALL]) == 0
+
+
+def test_the_papers_recipe(tmp_path, capsys, monkeypatch, refuse):
+    with np.load(nice.DATA) as mnist:
+        x = mnist["x_train"][:500]
+    data = tmp_path / "digits.npz"
+    np.savez(data, x_train=x, x_test=x[:50])
+    paper = ["--data", str(data), "--output", str(tmp_path), "--recipe", "paper", "--epochs", "2"]
+    refuse(nice.main, [*paper, *SMALL], "holds back 10000")
+    monkeypatch.setitem(nice.RECIPES, "holdout", (0, 0, 100))
+    assert nice.main([*paper, *SMALL]) == 0
+    output = capsys.readouterr().out
+    line = re.search(r"^test log-likelihood: (.+) ± (.+) nats, (.+) bits/dim$", output, re.M)
+    nats, error, bits = (float(value) for value in line.groups())
+    assert 0 < error < 5
+    assert bits == pytest.approx((784 * math.log(256) - nats) / (784 * math.log(2)), abs=1e-3)
+
+    encoder = nice.load_encoder(tmp_path / "nice.keras")
+    assert encoder.layers[-1].prior == "logistic" and encoder.layers[2].width == 1 / 256
+    row = nice.read_history(tmp_path)[-1]
+    assert row["val_log_likelihood"] == pytest.approx(-row["val_loss"])
+
+    assert nice.main(["--evaluate", "--data", str(data), "--output", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == line.group()
+
+
+def test_evaluate_other_recipes(trained, digits, tmp_path, capsys, refuse):
+    assert nice.main(["--evaluate", "--data", str(digits), "--output", str(trained)]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("test log-likelihood: ") and "do not compare" in line
+    assert "bits/dim" not in line
+    refuse(nice.main, ["--evaluate", "--output", tmp_path], "nice.keras: no such model")
+    np.savez(tmp_path / "a.npz", x_train=np.zeros((2, 4, 4)), x_test=np.zeros((2, 4, 4)))
+    other = ["--data", tmp_path / "a.npz", "--output", trained]
+    refuse(nice.main, ["--evaluate", *other], "shape (4, 4)", "(28, 28)")
+
+
+@pytest.mark.parametrize("prior", nice.PRIORS)
+def test_likelihood_agrees_with_float64(prior):
+    """Walk the weights in NumPy, in double precision."""
+    encoder = randomise(small_encoder((6, 4), prior=prior), deviation=0.2)
+    images = np.random.default_rng(0).random((20, 6, 4))
+    z = images.reshape(20, 24)
+    for layer in encoder.layers[3:-1]:
+        reverse = z[:, ::-1]
+        shift = reverse[:, 0::2]
+        for dense in layer.m.layers:
+            kernel, bias = (keras.ops.convert_to_numpy(w).astype("float64") for w in dense.weights)
+            shift = np.maximum(shift @ kernel + bias, 0)
+        z = reverse.copy()
+        z[:, 1::2] -= shift
+    log_scale = keras.ops.convert_to_numpy(encoder.layers[-1].log_scale).astype("float64")
+    z = z * np.exp(log_scale)
+    if prior == "gaussian":
+        density = -0.5 * z**2 - 0.5 * np.log(2 * np.pi)
+    else:
+        density = -np.logaddexp(0, z) - np.logaddexp(0, -z)
+    expected = density.sum(axis=1) + log_scale.sum()
+    np.testing.assert_allclose(nice.log_likelihood(encoder, images), expected, atol=1e-3)
+
+
+def test_dequantised_training_images_are_the_papers(digits):
+    x_train, x_test, _ = nice.load_images(digits)
+    settings = {"noise": nice.GREY_LEVEL, "holdout": 0}
+    upper, valid = nice.split(x_train, x_test, settings)
+    layer = UniformNoise(nice.GREY_LEVEL)
+    for x, pixels in ((layer(upper, training=True), 255 * x_train), (valid, 255 * x_test)):
+        u = 256 * keras.ops.convert_to_numpy(x) - pixels
+        assert u.min() > -1e-3 and u.max() < 1 + 1e-3
+        assert u.mean() == pytest.approx(0.5, abs=0.01)
