@@ -64,7 +64,7 @@ RECIPES = {
     "batch_size": (128, 128, 200),
     "learning_rate": (1e-3, 2e-3, 2e-3),  # Adam's, or its peak where there is a warm-up
     "warmup": (0, 300, 300),  # steps of rising rate before a cosine decay to 0; 0: constant rate
-    "weight_decay": (0.0, 0.05, 0.05),  # decoupled, on the couplings' matrices
+    "weight_decay": (0.0, 0.05, 0.25),  # decoupled, on the couplings' matrices
     "seed": (0, 0, 0),
 }
 GREY_LEVEL = 1 / 256  # noise of just this width dequantises: x = (pixel + u) / 256, as in the paper

@@ -172,7 +172,7 @@ def gradient(f):
 
 
 def spectrum(encoder):
-    """Plot sigma, sorted, on a logarithmic axis (the paper's figure 6): a uint8 RGB picture.
+    """Plot sigma, sorted, on a logarithmic axis (as the paper does): a uint8 RGB picture.
 
     Raises:
         ImportError: matplotlib, which only this picture needs, is not installed.
