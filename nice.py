@@ -60,7 +60,7 @@ RECIPES = {
     "hidden_units": (1000, 1000, 1000),  # in each hidden layer
     "scale_from_data": (False, True, True),  # start log s where the data wants it
     "holdout": (0, 0, 10000),  # training images kept back to choose the model; 0: the test images
-    "epochs": (20, 10, 40),
+    "epochs": (20, 10, 30),
     "batch_size": (128, 128, 200),
     "learning_rate": (1e-3, 2e-3, 2e-3),  # Adam's, or its peak where there is a warm-up
     "warmup": (0, 300, 300),  # steps of rising rate before a cosine decay to 0; 0: constant rate
@@ -304,7 +304,7 @@ def split(x_train, x_test, settings):
 
 
 def scale_from_data(encoder, images):
-    """Start log s at minus the log standard deviation of what the untrained couplings put out.
+    """Start s at what gives the untrained encoder's codes the standard deviation of the prior.
 
     Most pixels hardly vary, so their s has far to go, and Adam moves log s by one learning
     rate a step. The floor is for pixels that do not vary at all, which without noise have no
@@ -315,7 +315,8 @@ def scale_from_data(encoder, images):
     x = np.resize(images, (10000, *images.shape[1:]))  # the first images, repeated if too few
     u = np.random.default_rng(0).random(x.shape, dtype="float32")
     deviation = couplings.predict(x - noise.width * u, batch_size=1000, verbose=0).std(axis=0)
-    scaling.log_scale.assign(-np.log(np.maximum(deviation, 1e-3)))
+    wanted = {"gaussian": 1.0, "logistic": math.pi / math.sqrt(3)}[scaling.prior]
+    scaling.log_scale.assign(np.log(wanted / np.maximum(deviation, 1e-3)))
 
 
 def compile_encoder(encoder, settings, steps_per_epoch):

@@ -81,13 +81,14 @@ def test_training_loss_is_the_negative_log_likelihood():
     )
 
 
-def test_scale_from_data_makes_codes_of_unit_deviation(digits):
+@pytest.mark.parametrize(("prior", "wanted"), [("gaussian", 1), ("logistic", 1.814)])
+def test_scale_from_data_makes_codes_as_wide_as_the_prior(prior, wanted, digits):
     x_train, *_ = nice.load_images(digits)
-    encoder = small_encoder(noise=0.01)
+    encoder = small_encoder(noise=0.01, prior=prior)
     nice.scale_from_data(encoder, x_train)
     noisy = x_train - 0.01 * np.random.default_rng(1).random(x_train.shape, dtype="float32")
     deviation = encoder.predict(noisy, verbose=0).std(axis=0)
-    assert np.median(deviation) == pytest.approx(1, abs=0.05)
+    assert np.median(deviation) == pytest.approx(wanted, rel=0.05)
 
 
 @pytest.mark.parametrize("prior", nice.PRIORS)
@@ -361,3 +362,13 @@ def test_dequantised_training_images_are_the_papers(digits):
         u = 256 * keras.ops.convert_to_numpy(x) - pixels
         assert u.min() > -1e-3 and u.max() < 1 + 1e-3
         assert u.mean() == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize(("last", "words"), [(-10.0, "fell apart"), (-99.0, "")])
+def test_a_run_that_falls_apart_says_so(last, words, digits, tmp_path, monkeypatch, capsys):
+    history = [{"epoch": i + 1, "loss": v, "val_loss": v} for i, v in enumerate((-50, -100, last))]
+    monkeypatch.setattr(nice, "train", lambda *_: history)
+    assert nice.main(["--data", str(digits), "--output", str(tmp_path), *SMALL]) == 0
+    captured = capsys.readouterr()
+    assert words in captured.err and captured.err.count("\n") == bool(words)
+    assert "best test loss -100.00, epoch 2 of 3" in captured.out
