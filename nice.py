@@ -30,12 +30,15 @@ import numpy as np
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # before training, Ctrl-C simply ends the program
 
-# TensorFlow greets on stderr whatever its log level; that is kept for what concerns the user.
+# TensorFlow talks on stderr whatever its log level, at its import and at its first operation;
+# we keep stderr for what concerns the user.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 stderr = os.dup(2)
 try:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     import keras
+
+    keras.ops.zeros(())
 finally:
     os.dup2(stderr, 2)
 if keras.backend.backend() != "tensorflow":
