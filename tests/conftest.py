@@ -21,15 +21,22 @@ def digits(tmp_path_factory):
     return path
 
 
+def train(data, output, *options, epochs=3):
+    """Run `python nice.py` with a small network, in this process; return its exit status."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    arguments = ["--data", data, "--output", output, *SMALL, "--epochs", epochs, *options]
+    try:
+        return nice.main([str(argument) for argument in arguments])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @pytest.fixture(scope="session")
 def trained(digits, tmp_path_factory):
-    """The output folder of a finished run of `python nice.py` with a small network."""
+    """The output folder of a finished run."""
     output = tmp_path_factory.mktemp("trained")
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    status = nice.main(["--data", str(digits), "--output", str(output), "--epochs", "3", *SMALL])
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    assert status == 0
+    assert train(digits, output) == 0
     return output
 
 
