@@ -33,6 +33,8 @@ def fuzz(path, read, tmp_path):
     rng = np.random.default_rng(0)
     content, expected = path.read_bytes(), read(path)
     broken = tmp_path / f"broken{path.suffix}"
+    broken.write_bytes(content)
+    read(broken)  # while it is whole
     refused = 0
     for trial in range(COUNT):
         cut = len(content) - 2000 if trial % 2 else 0
