@@ -17,11 +17,10 @@ import sys
 from pathlib import Path
 
 import imageio.v3 as imageio
-import keras
 import numpy as np
-from keras import ops
 
 import nice
+from nice import keras, ops  # by way of nice, which keeps TensorFlow's greetings off stderr
 
 PICTURES = {  # its rows and columns, unless --rows and --columns say otherwise
     "samples": (15, 15),

@@ -1,5 +1,6 @@
 """Drawing from a model file."""
 
+import subprocess
 import sys
 from importlib.util import find_spec
 
@@ -65,6 +66,14 @@ def test_the_grid_is_the_decoders(trained, tmp_path):
 )
 def test_bad_options(arguments, refuse):
     refuse(sample.main, arguments, arguments[0])
+
+
+def test_stderr_has_nothing_but_the_error(trained, tmp_path):
+    bad = tmp_path / "bad.keras"
+    bad.write_bytes((trained / "nice.keras").read_bytes()[:-1000])
+    command = [sys.executable, sample.__file__, "--model", bad]
+    error = subprocess.run(command, capture_output=True, text=True).stderr
+    assert error.startswith("sample.py: error: ") and error.count("\n") == 1
 
 
 def test_bad_models(trained, tmp_path, refuse):
