@@ -8,7 +8,7 @@
     reconstruct  images, encoded and decoded again, and what that changes
     anneal       the same codes at rising temperatures
 
-Every function below takes models and arrays and returns images in [0, 1], of shape
+Most of these are a function below that takes a model and arrays and returns images of shape
 (rows, columns, *image_shape): a picture shows them all, an animation one column after another.
 """
 

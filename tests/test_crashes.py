@@ -1,4 +1,7 @@
-"""Runs that are stopped, killed, or run out of room, in processes of their own."""
+"""Runs that are stopped, killed, or run out of room, in processes of their own.
+
+NICE_KILLS sets how often `kill -9` is tried.
+"""
 
 import os
 import resource
