@@ -31,6 +31,8 @@ class AdditiveCoupling(keras.Layer):
         hidden_units: width of each hidden layer, at least 1.
         output_activation: activation of `m`'s last layer; "relu" in the article, "linear"
             in the paper.
+        output_gain: how large `m`'s last matrix starts, as a multiple of Glorot's uniform
+            initialisation. Near 0 the untrained coupling changes almost nothing.
 
     Input and output shape: (batch, D), D even.
 
@@ -38,7 +40,14 @@ class AdditiveCoupling(keras.Layer):
         ValueError: a size below 1, or a D that is odd or unknown.
     """
 
-    def __init__(self, hidden_layers=5, hidden_units=1000, output_activation="relu", **kwargs):
+    def __init__(
+        self,
+        hidden_layers=5,
+        hidden_units=1000,
+        output_activation="relu",
+        output_gain=1.0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         for name, size in (("hidden_layers", hidden_layers), ("hidden_units", hidden_units)):
             if size < 1:
@@ -46,6 +55,7 @@ class AdditiveCoupling(keras.Layer):
         self.hidden_layers = hidden_layers
         self.hidden_units = hidden_units
         self.output_activation = output_activation
+        self.output_gain = output_gain
 
     def build(self, input_shape):
         dimensions = input_shape[-1]
@@ -56,7 +66,9 @@ class AdditiveCoupling(keras.Layer):
             )
         half = dimensions // 2
         hidden = [keras.layers.Dense(self.hidden_units, "relu") for _ in range(self.hidden_layers)]
-        self.m = keras.Sequential([*hidden, keras.layers.Dense(half, self.output_activation)])
+        start = keras.initializers.VarianceScaling(self.output_gain**2, "fan_avg", "uniform")
+        last = keras.layers.Dense(half, self.output_activation, kernel_initializer=start)
+        self.m = keras.Sequential([*hidden, last])
         self.m.build((None, half))
 
     def call(self, x):
@@ -79,6 +91,7 @@ class AdditiveCoupling(keras.Layer):
             "hidden_layers": self.hidden_layers,
             "hidden_units": self.hidden_units,
             "output_activation": self.output_activation,
+            "output_gain": self.output_gain,
         }
 
 
@@ -96,18 +109,25 @@ class DiagonalScaling(keras.Layer):
     Args:
         prior: name of the density that z is trained to follow. It changes nothing here, but
             a model file that carries it knows what to sample from.
+        factor: log s is kept divided by this. Adam moves every weight by about one learning
+            rate a step, so log s moves by `factor` times that (as in Glow's code).
 
     Input and output shape: (batch, D).
     """
 
-    def __init__(self, prior="gaussian", **kwargs):
+    def __init__(self, prior="gaussian", factor=1.0, **kwargs):
         super().__init__(**kwargs)
         self.prior = prior
+        self.factor = factor
 
     def build(self, input_shape):
-        self.log_scale = self.add_weight(
+        self.weight = self.add_weight(
             name="log_scale", shape=(input_shape[-1],), initializer="zeros"
         )
+
+    @property
+    def log_scale(self):
+        return self.factor * self.weight
 
     def call(self, h):
         self.add_loss(-ops.sum(self.log_scale))
@@ -117,7 +137,7 @@ class DiagonalScaling(keras.Layer):
         return z * ops.exp(-self.log_scale)
 
     def get_config(self):
-        return {**super().get_config(), "prior": self.prior}
+        return {**super().get_config(), "prior": self.prior, "factor": self.factor}
 
 
 @keras.saving.register_keras_serializable("nice")

@@ -62,6 +62,8 @@ RECIPES = {
     "hidden_layers": (5, 5, 5),  # in each coupling's network
     "hidden_units": (1000, 1000, 1000),  # in each hidden layer
     "scale_from_data": (False, True, True),  # start log s where the data wants it
+    "scale_factor": (1.0, 10.0, 10.0),  # how much faster log s learns than the other weights
+    "output_gain": (1.0, 0.01, 0.01),  # how large the couplings' last layers start
     "holdout": (0, 0, 10000),  # training images kept back to choose the model; 0: the test images
     "epochs": (20, 10, 30),
     "batch_size": (128, 128, 200),
@@ -83,8 +85,10 @@ def build_encoder(
     hidden_layers=5,
     hidden_units=1000,
     output_activation="relu",
+    output_gain=1.0,
     noise=0.0,
     prior="gaussian",
+    scale_factor=1.0,
 ):
     """Build the encoder f: image -> code, a chain of couplings closed by the scaling.
 
@@ -93,9 +97,11 @@ def build_encoder(
             D must be even.
         couplings: number of additive couplings, at least 1. Log-determinants add up along the
             chain, and each of these is 0 (eqs. 10-12).
-        hidden_layers, hidden_units, output_activation: the network in each coupling.
+        hidden_layers, hidden_units, output_activation, output_gain: the network in each
+            coupling.
         noise: width of the uniform noise subtracted from training images.
         prior: "gaussian" or "logistic", the density the codes are trained to follow.
+        scale_factor: how much faster log s learns than the other weights.
 
     Returns:
         A `keras.Model` from (batch, *image_shape), values in [0, 1], to (batch, D).
@@ -111,8 +117,8 @@ def build_encoder(
     h = keras.layers.Flatten()(image)
     h = UniformNoise(noise)(h)
     for _ in range(couplings):
-        h = AdditiveCoupling(hidden_layers, hidden_units, output_activation)(h)
-    return keras.Model(image, DiagonalScaling(prior)(h), name="encoder")
+        h = AdditiveCoupling(hidden_layers, hidden_units, output_activation, output_gain)(h)
+    return keras.Model(image, DiagonalScaling(prior, scale_factor)(h), name="encoder")
 
 
 def build_decoder(encoder):
@@ -319,7 +325,7 @@ def scale_from_data(encoder, images):
     u = np.random.default_rng(0).random(x.shape, dtype="float32")
     deviation = couplings.predict(x - noise.width * u, batch_size=1000, verbose=0).std(axis=0)
     wanted = {"gaussian": 1.0, "logistic": math.pi / math.sqrt(3)}[scaling.prior]
-    scaling.log_scale.assign(np.log(wanted / np.maximum(deviation, 1e-3)))
+    scaling.weight.assign(np.log(wanted / np.maximum(deviation, 1e-3)) / scaling.factor)
 
 
 def compile_encoder(encoder, settings, steps_per_epoch):
@@ -617,7 +623,7 @@ def main(argv=None):
         settings["data"] = f"{zlib.crc32(x_train) ^ zlib.crc32(x_test):08x}"
         x_train, x_valid = split(x_train, x_test, settings)
         names = ("couplings", "hidden_layers", "hidden_units", "output_activation")
-        names = (*names, "noise", "prior")
+        names = (*names, "output_gain", "noise", "prior", "scale_factor")
         encoder = build_encoder(x_train.shape[1:], **{name: settings[name] for name in names})
         lock = claim(args.output)
     except (ValueError, OSError) as error:

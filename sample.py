@@ -7,6 +7,8 @@
     inpaint      hidden pixels, found by gradient ascent on the log-likelihood
     reconstruct  images, encoded and decoded again, and what that changes
     anneal       the same codes at rising temperatures
+    likelihood   histograms of log q(x): of digits, samples, upside-down digits, and noise
+    extremes     the test images that the model finds likeliest, and least likely
 
 Most of these are a function below that takes a model and arrays and returns images of shape
 (rows, columns, *image_shape): a picture shows them all, an animation one column after another.
@@ -30,7 +32,10 @@ PICTURES = {  # its rows and columns, unless --rows and --columns say otherwise
     "inpaint": (4, 18),
     "reconstruct": (5, 3),
     "anneal": (15, 8),
+    "likelihood": (1, 1),
+    "extremes": (2, 15),
 }
+PLOTS = ("spectrum", "likelihood")  # matplotlib draws them
 MOVING = ("interpolate", "traverse", "anneal")  # their columns are steps along a path
 
 
@@ -171,26 +176,83 @@ def gradient(f):
 
 
 def spectrum(encoder):
-    """Plot sigma, sorted, on a logarithmic axis (as the paper does): a uint8 RGB picture.
+    """Plot sigma, sorted, on a logarithmic axis (as the paper does): a uint8 RGB picture."""
+    labels = {
+        "title": "Spectrum of a NICE model",
+        "xlabel": "dimension of the code, sorted",
+        "ylabel": "sigma = 1 / s (pixel values)",
+    }
+    return plot(lambda axes: axes.plot(np.sort(sigma(encoder))[::-1]), yscale="log", **labels)
+
+
+def strangers(encoder, images, seed=0):
+    """What to ask a density about: real images, and three kinds that only it calls images.
+
+    Its own samples are at temperature 1 and not clipped: just what the density says.
+
+    Args:
+        images: real images, without noise.
+
+    Returns:
+        A dict of as many images of each kind, with the noise that the encoder was trained with.
+    """
+    count, noise = len(images), encoder.layers[2].width
+    own = samples(encoder, count, 1, temperature=1.0, seed=seed)[:, 0]
+    static = np.random.default_rng(seed).random(images.shape, dtype="float32")
+    kinds = {"test images": images, "upside down": images[:, ::-1, ::-1], "uniform noise": static}
+    return {k: nice.add_noise(x, noise, seed) for k, x in kinds.items()} | {"its samples": own}
+
+
+def histograms(nats):
+    """Plot a histogram of the log-likelihoods of each kind of image: a uint8 RGB picture.
+
+    Args:
+        nats: dict from a name to an array of nats per image.
+    """
+    # Noise is so unlikely that the axis is linear near 0 only, and logarithmic further out.
+    values, linear = np.concatenate([*nats.values()]), 1000
+    low, high = np.arcsinh(values.min() / linear), np.arcsinh(values.max() / linear)
+    edges = linear * np.sinh(np.linspace(low, high, 150))
+
+    def draw(axes):
+        for name, x in nats.items():
+            axes.hist(x, edges, alpha=0.6, label=name)
+        axes.set_xscale("asinh", linear_width=linear)
+        axes.legend()
+
+    return plot(draw, xlabel="log q(x) (nats per image)", ylabel="images")
+
+
+def plot(draw, **labels):
+    """Render what `draw` puts on a matplotlib axes, as a uint8 RGB picture.
 
     Raises:
-        ImportError: matplotlib, which only this picture needs, is not installed.
+        ImportError: matplotlib, which only the plots need, is not installed.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.5), layout="constrained")
-    axes = figure.add_subplot(
-        yscale="log",
-        title="Spectrum of a NICE model",
-        xlabel="dimension of the code, sorted",
-        ylabel="sigma = 1 / s (pixel values)",
-    )
-    axes.plot(np.sort(sigma(encoder))[::-1])
+    axes = figure.add_subplot(**labels)
+    draw(axes)
     axes.grid(alpha=0.3)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+def extremes(encoder, images, rows, columns):
+    """Find the likeliest images, then the least likely: 2 * rows rows, each from high to low.
+
+    Raises:
+        ValueError: there are not enough images.
+    """
+    if len(images) < 2 * rows * columns:
+        raise ValueError(f"this picture needs {2 * rows * columns} images, not {len(images)}")
+    noisy = nice.add_noise(images, encoder.layers[2].width, seed=0)
+    order = np.argsort(-nice.log_likelihood(encoder, noisy))
+    ends = np.concatenate([order[: rows * columns], order[-rows * columns :]])
+    return images[ends].reshape(2 * rows, columns, *images.shape[1:])
 
 
 # --- Command line ----------------------------------------------------------------------------
@@ -214,7 +276,7 @@ def pick(images, labels, count, seed):
 
 
 def make(picture, encoder, rows, columns, args):
-    """Make a picture's images (for the spectrum, the picture), and print its numbers."""
+    """Make a picture's images (for a plot, the picture), and print its numbers."""
     if picture == "samples":
         return samples(encoder, rows, columns, args.temperature, args.seed)
     if picture == "spectrum":
@@ -226,6 +288,14 @@ def make(picture, encoder, rows, columns, args):
 
     x_train, x_test, y_test = nice.load_images(args.data)
     nice.check_shape(encoder, x_test)
+    if picture == "extremes":
+        return extremes(encoder, x_test, rows, columns)
+    if picture == "likelihood":
+        kinds = strangers(encoder, x_test, args.seed)
+        nats = {name: nice.log_likelihood(encoder, x) for name, x in kinds.items()}
+        for name, x in nats.items():
+            print(f"{name:14} {x.mean():10.0f} nats on average, {x.std():.0f} their deviation")
+        return histograms(nats)
     first, second = pick(x_test, y_test, rows, args.seed)
     if picture == "interpolate":
         return interpolate(encoder, first, second, columns)
@@ -288,7 +358,7 @@ def main(argv=None):
             raise ValueError(f"{output}: only {', '.join(MOVING)} move; choose a .png")
         encoder = nice.load_encoder(args.model)
         images = make(args.picture, encoder, rows, columns, args)
-        if args.picture == "spectrum":
+        if args.picture in PLOTS:
             write = functools.partial(imageio.imwrite, image=images)
         elif output.suffix == ".png":
             picture = nice.grid(np.concatenate(images), *images.shape[:2])

@@ -20,7 +20,7 @@ def built(layer, dimensions=6):
 LAYERS = {
     "coupling": lambda: built(AdditiveCoupling(2, 8)),
     "linear coupling": lambda: built(AdditiveCoupling(1, 8, "linear")),
-    "scaling": lambda: built(DiagonalScaling()),
+    "scaling": lambda: built(DiagonalScaling(factor=3.0)),
     "noise": lambda: built(UniformNoise(0.1)),
 }
 
@@ -58,7 +58,26 @@ def test_scaling_adds_its_log_determinant_to_the_loss():
     layer = built(DiagonalScaling())
     layer(numbers(3, 6))
     (loss,) = layer.losses
-    np.testing.assert_allclose(float(loss), -np.asarray(layer.log_scale).sum(), rtol=1e-5)
+    np.testing.assert_allclose(
+        float(loss), -keras.ops.convert_to_numpy(layer.log_scale).sum(), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("factor", [1.0, 10.0])
+def test_log_scale_learns_as_many_times_faster(factor):
+    x = keras.Input((6,))
+    model = keras.Model(x, DiagonalScaling(factor=factor)(x))
+    model.compile(keras.optimizers.Adam(1e-3), loss=lambda _, z: keras.ops.sum(z**2, -1))
+    model.train_on_batch(0.1 * numbers(50, 6), np.zeros(50))
+    log_scale = keras.ops.convert_to_numpy(model.layers[-1].log_scale)
+    np.testing.assert_allclose(log_scale, factor * 1e-3, rtol=1e-3)  # Adam's first step: the rate
+
+
+def test_a_small_output_gain_starts_near_the_reversal():
+    x = numbers(4, 6)
+    h = AdditiveCoupling(2, 8, "linear", output_gain=1e-3)(x)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(h), x[:, ::-1], atol=1e-2)
+    assert not np.allclose(keras.ops.convert_to_numpy(h), x[:, ::-1], atol=1e-9)
 
 
 def test_noise_only_trains():

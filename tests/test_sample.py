@@ -141,7 +141,8 @@ def test_traversal_moves_one_dimension_a_row(encoder, images):
 
 
 def test_spectrum_is_the_layers(encoder, trained, tmp_path, capsys):
-    encoder.layers[-1].log_scale.assign(np.linspace(-2, 3, 784))
+    scaling = encoder.layers[-1]
+    scaling.weight.assign(np.linspace(-2, 3, 784) / scaling.factor)
     np.testing.assert_allclose(sample.sigma(encoder), np.exp(-np.linspace(-2, 3, 784)), rtol=1e-5)
     model = tmp_path / "model.keras"
     encoder.save(model)
@@ -226,6 +227,7 @@ def test_gradient_is_the_difference_quotient():
         ("inpaint", (2, 18)),
         ("reconstruct", (2, 3)),
         ("anneal", (2, 8)),
+        ("extremes", (4, 15)),
     ],
 )
 def test_each_picture_from_the_command_line(
@@ -241,6 +243,42 @@ def test_each_picture_from_the_command_line(
     printed = capsys.readouterr().out
     words = {"inpaint": "random 75%", "reconstruct": "largest error", "anneal": "deviation"}
     assert words.get(picture, "a.png") in printed
+
+
+def test_strangers_are_what_they_are_called(encoder, images):
+    kinds = sample.strangers(encoder, images[:50])
+    noise = encoder.layers[2].width
+    assert 0 <= (images[:50] - kinds["test images"]).min() <= noise
+    upright = kinds["upside down"][:, ::-1, ::-1]
+    np.testing.assert_allclose(upright, images[:50], atol=1.01 * noise)
+    assert kinds["uniform noise"].std() == pytest.approx(1 / np.sqrt(12), rel=0.05)
+    # Samples at temperature 1 must be as likely as codes of the prior say they are.
+    codes = nice.draw_codes("gaussian", 50, 784, 1.0, 0)
+    log_determinant = -np.log(sample.sigma(encoder)).sum()
+    expected = log_determinant - 0.5 * (codes**2).sum(axis=1) - 392 * np.log(2 * np.pi)
+    measured = nice.log_likelihood(encoder, kinds["its samples"])
+    np.testing.assert_allclose(measured, expected, rtol=1e-3)
+
+
+def test_likelihood_histograms(trained, digits, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    model = ["--model", str(trained / "nice.keras"), "--data", str(digits)]
+    assert not sample.main(["likelihood", *model, "--output", str(tmp_path / "a.png")])
+    assert imageio.imread(tmp_path / "a.png").shape[2] == 3
+    means = [float(line[14:].split()[0]) for line in capsys.readouterr().out.splitlines()[:4]]
+    assert means[0] > means[1] > means[2]  # digits, upside down, noise: it has learnt something
+
+
+def test_extremes_are_sorted(encoder, images):
+    chosen = sample.extremes(encoder, images, 2, 10)
+    assert chosen.shape == (4, 10, 28, 28)
+    noisy = nice.add_noise(images, encoder.layers[2].width, 0)
+    nats = nice.log_likelihood(encoder, noisy)
+    best, worst = images[nats.argmax()], images[nats.argmin()]
+    np.testing.assert_array_equal(chosen[0, 0], best)
+    np.testing.assert_array_equal(chosen[-1, -1], worst)
+    with pytest.raises(ValueError, match="needs 220 images, not 200"):
+        sample.extremes(encoder, images, 11, 10)
 
 
 @pytest.mark.parametrize("picture", sample.MOVING)
