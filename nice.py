@@ -65,11 +65,11 @@ RECIPES = {
     "scale_factor": (1.0, 10.0, 10.0),  # how much faster log s learns than the other weights
     "output_gain": (1.0, 0.01, 0.01),  # how large the couplings' last layers start
     "holdout": (0, 0, 10000),  # training images kept back to choose the model; 0: the test images
-    "epochs": (20, 10, 30),
+    "epochs": (20, 10, 40),
     "batch_size": (128, 128, 200),
-    "learning_rate": (1e-3, 2e-3, 2e-3),  # Adam's, or its peak where there is a warm-up
+    "learning_rate": (1e-3, 1e-3, 1e-3),  # Adam's, or its peak where there is a warm-up
     "warmup": (0, 300, 300),  # steps of rising rate before a cosine decay to 0; 0: constant rate
-    "weight_decay": (0.0, 0.05, 0.25),  # decoupled, on the couplings' matrices
+    "weight_decay": (0.0, 0.5, 0.5),  # decoupled, on the couplings' matrices
     "seed": (0, 0, 0),
 }
 GREY_LEVEL = 1 / 256  # noise of just this width dequantises: x = (pixel + u) / 256, as in the paper
