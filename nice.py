@@ -341,6 +341,31 @@ def compile_encoder(encoder, settings, steps_per_epoch):
     encoder.compile(adam, loss=PRIORS[settings["prior"]][0])
 
 
+def use_all_devices(*sizes):
+    """Train data-parallel if there are several devices, where Keras can: on JAX.
+
+    Args:
+        sizes: how many images batches have; each is dealt out evenly.
+    """
+    backend = keras.backend.backend()
+    if backend == "torch":
+        import torch
+
+        devices = range(torch.cuda.device_count())
+    else:
+        devices = keras.distribution.list_devices()
+    if len(devices) < 2:
+        return
+    if backend != "jax":
+        print(f"training on 1 of {len(devices)} devices: KERAS_BACKEND=jax uses all")
+        return
+    used = math.gcd(len(devices), *sizes)
+    if used > 1:
+        parallel = keras.distribution.DataParallel(devices=devices[:used])
+        keras.distribution.set_distribution(parallel)
+    print(f"training on {used} of {len(devices)} devices, as many as divide every batch evenly")
+
+
 def train(encoder, x_train, x_test, settings, output, signals=()):
     """Train the encoder, going on from `output/backup.keras` if that is there.
 
@@ -394,7 +419,7 @@ def train(encoder, x_train, x_test, settings, output, signals=()):
         history.append({"epoch": epoch + 1, **logs})
         if history[-1] is best(history):
             replace(output / "nice.keras", bare.save)
-        images = decoder.predict(codes, batch_size=225, verbose=0)
+        images = ops.convert_to_numpy(decoder(codes))
         picture = output / "samples" / f"epoch_{epoch + 1:03}.png"
         replace(picture, lambda partial: imageio.imwrite(partial, grid(images, 15, 15)))
         replace(output / "history.csv", lambda partial: write_history(partial, history))
@@ -622,6 +647,8 @@ def main(argv=None):
             return 0
         settings["data"] = f"{zlib.crc32(x_train) ^ zlib.crc32(x_test):08x}"
         x_train, x_valid = split(x_train, x_test, settings)
+        batch = settings["batch_size"]
+        use_all_devices(batch, 1000, len(x_train) % batch, len(x_valid) % 1000, len(x_test) % 1000)
         names = ("couplings", "hidden_layers", "hidden_units", "output_activation")
         names = (*names, "output_gain", "noise", "prior", "scale_factor")
         encoder = build_encoder(x_train.shape[1:], **{name: settings[name] for name in names})

@@ -360,6 +360,29 @@ def test_dequantised_training_images_are_the_papers(digits):
         assert u.mean() == pytest.approx(0.5, abs=0.01)
 
 
+def test_several_devices(digits, trained, tmp_path, monkeypatch, capsys):
+    """Four of JAX's virtual devices must train as one does; other backends must say they cannot."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        code = "import sys; sys.path.insert(0, 'tests'); from conftest import train; "
+        code += f"sys.exit(train({str(digits)!r}, {str(tmp_path)!r}))"
+        environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+        command = [sys.executable, "-c", code]
+        run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert "training on 4 of 4 devices" in run.stdout, run.stderr
+        losses = [
+            [row["val_loss"] for row in nice.read_history(output)] for output in (tmp_path, trained)
+        ]
+        np.testing.assert_allclose(*losses, rtol=1e-4)
+        return
+    if backend == "torch":
+        monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    else:
+        monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0"] * 4)
+    nice.use_all_devices(100)
+    assert capsys.readouterr().out.startswith("training on 1 of 4 devices: KERAS_BACKEND=jax")
+
+
 @pytest.mark.parametrize(("last", "words"), [(-10.0, "fell apart"), (-99.0, "")])
 def test_a_run_that_falls_apart_says_so(last, words, digits, tmp_path, monkeypatch, capsys):
     history = [{"epoch": i + 1, "loss": v, "val_loss": v} for i, v in enumerate((-50, -100, last))]

@@ -1,0 +1,261 @@
+"""How close to the machine's limits does NICE train and sample?  python benchmarks/speed.py
+
+One table of ratios, everything in it measured in one run, in turns, each turn in a process of
+its own. The floor is what the machine itself allows: the arithmetic of the step's matrix
+products at the rate of one large matrix product, plus the bytes that Adam must move at the rate
+of one large copy, both at the best rate that any of the backends installed reaches here.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+BACKENDS = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
+BATCHES = (32, 128, 512, 1024, 4096)
+WIDTHS = (250, 500, 1000, 2000)
+COUPLINGS = (1, 2, 4, 8)
+ARTICLE = {"batch": 128, "width": 1000, "couplings": 4}
+
+
+# --- What is measured, each in a process with one backend -------------------------------------
+
+
+def seconds(f, repeats):
+    """The best of some timings of f: on a machine with other work, the least disturbed."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        f()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def measure_rates(nice):
+    """Multiply-adds count as 2 operations; a copy reads and writes every byte."""
+    keras, ops = nice.keras, nice.ops
+    n = 4096
+    x = keras.random.uniform((n, n))
+    wait = lambda y: float(y[0, 0])  # noqa: E731
+    product = seconds(lambda: wait(ops.matmul(x, x)), 5)
+    copy = seconds(lambda: wait(x + 1.0), 5)  # on the device, though into fresh memory
+    source, target = np.ones((2, n, n), "float32")
+    copy = min(copy, seconds(lambda: np.copyto(target, source), 5))  # in the host's
+    return {"flops": 2 * n**3 / product, "bytes": 2 * 4 * n * n / copy}
+
+
+def measure_step(nice, batch, width, couplings, repeats=3):
+    """Seconds for one step of `fit`, with the recipe's noise and optimiser."""
+    encoder = nice.build_encoder((28, 28), couplings, hidden_units=width, noise=0.01)
+    settings = {"learning_rate": 1e-3, "epochs": 10, "warmup": 300, "weight_decay": 0.5}
+    nice.compile_encoder(encoder, settings | {"prior": "gaussian"}, 100)
+    steps = max(4, min(30, 4000 // batch))
+    x = np.random.default_rng(0).random((steps * batch, 28, 28), dtype="float32")
+    y = np.zeros(len(x))
+    fit = lambda: encoder.fit(x, y, batch_size=batch, verbose=0, shuffle=False)  # noqa: E731
+    start = time.perf_counter()
+    fit()
+    compiling = time.perf_counter() - start
+    step = seconds(fit, repeats) / steps
+    return {"step": step, "compile": compiling - steps * step}
+
+
+def measure_sampling(nice):
+    """The article's loop, one `predict` an image, against our one batch; and a large batch."""
+    import sample
+
+    encoder = nice.build_encoder((28, 28))
+    codes = nice.draw_codes("gaussian", 225, 784, 0.8, 0)
+
+    def article():
+        decoder = nice.build_decoder(encoder)
+        return [decoder.predict(code[None], verbose=0) for code in codes]
+
+    grid = seconds(lambda: sample.samples(encoder, 15, 15), 1)
+    loop = seconds(article, 1)
+    many = nice.draw_codes("gaussian", 10000, 784, 0.8, 0)
+    decoder = nice.build_decoder(encoder)
+    decoder.predict_on_batch(many)
+    return {
+        "grid": grid,
+        "loop": loop,
+        "decode": seconds(lambda: decoder.predict_on_batch(many), 3),
+    }
+
+
+def measure_plain_pytorch(batch=128, repeats=3):
+    """Seconds for one step of the same network and optimiser, written without Keras."""
+    import torch
+    from torch import nn
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def network():
+        sizes = [392, *[1000] * 5, 392]
+        pairs = zip(sizes[:-1], sizes[1:], strict=True)
+        layers = [layer for a, b in pairs for layer in (nn.Linear(a, b), nn.ReLU())]
+        return nn.Sequential(*layers)
+
+    networks = nn.ModuleList([network() for _ in range(4)]).to(device)
+    log_scale = nn.Parameter(torch.zeros(784, device=device))
+    adam = torch.optim.AdamW([*networks.parameters(), log_scale], lr=1e-3, weight_decay=0.5)
+    steps = 30
+    x = torch.rand(steps * batch, 784, device=device)
+
+    def epoch():
+        for images in x.split(batch):
+            h = images - 0.01 * torch.rand_like(images)
+            for m in networks:
+                h = h.flip(1)
+                x1, x2 = h[:, 0::2], h[:, 1::2]
+                h = torch.stack([x1, x2 - m(x1)], 2).flatten(1)
+            z = h * log_scale.exp()
+            loss = 0.5 * z.square().sum(1).mean() - log_scale.sum()
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+        loss.item()  # waits for the device
+
+    epoch()
+    return {"step": seconds(epoch, repeats) / steps}
+
+
+def measure(what, options):
+    if what == "plain":
+        return measure_plain_pytorch()
+    sys.path.insert(0, str(ROOT))
+    import nice
+
+    if what == "model":
+        return {"model": nice.build_encoder((28, 28)).save(options["path"])}
+    result = {
+        "rates": lambda: measure_rates(nice),
+        "step": lambda: measure_step(nice, **options),
+        "sampling": lambda: measure_sampling(nice),
+    }[what]()
+    return result | {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
+# --- The run, and its table -------------------------------------------------------------------
+
+
+def child(backend, what, **options):
+    """Measure something in a new process; None if that fails, say for want of memory."""
+    command = [sys.executable, __file__, "--measure", what, "--options", json.dumps(options)]
+    environment = os.environ | {"KERAS_BACKEND": backend}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if run.returncode:
+        print(f"{backend}: {what} {options} failed: {run.stderr.strip()[-200:]}", file=sys.stderr)
+        return None
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def startup(backend, model, output):
+    """Seconds from the shell to the grid of digits."""
+    command = [sys.executable, ROOT / "sample.py", "--model", model, "--output", output]
+    environment = os.environ | {"KERAS_BACKEND": backend}
+    return seconds(lambda: subprocess.run(command, env=environment, capture_output=True), 2)
+
+
+def matrices(width, couplings):
+    """The number of entries in the couplings' matrices."""
+    return couplings * (2 * 392 * width + 4 * width**2)
+
+
+def floor(rates, batch, width, couplings):
+    """Seconds that a training step takes at the least.
+
+    Forwards a matrix product is 2 operations an entry and image, backwards 4; Adam reads
+    gradient, weight and two averages of each entry and writes all but the gradient back.
+    """
+    entries = matrices(width, couplings)
+    return 6 * entries * batch / rates["flops"] + 7 * 4 * entries / rates["bytes"]
+
+
+def machine():
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), name)
+    return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--options", type=json.loads, default={}, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        print(json.dumps(measure(args.measure, args.options)))
+        return
+
+    backends = [name for name, module in BACKENDS.items() if importlib.util.find_spec(module)]
+    print(f"{machine()}; backends: {', '.join(backends)}\n")
+
+    rates, steps, plain = [], {name: [] for name in backends}, []
+    for _ in range(args.rounds):  # in turns, so that a slow minute hits them all
+        for name in backends:
+            rates.append(child(name, "rates"))
+            steps[name].append(child(name, "step", **ARTICLE))
+        if "torch" in backends:
+            plain.append(child("torch", "plain"))
+    rates = {key: max(r[key] for r in rates if r) for key in ("flops", "bytes")}
+    limit = floor(rates, **ARTICLE)
+    print(f"floor: {rates['flops'] / 1e9:.0f} GFLOP/s, {rates['bytes'] / 1e9:.1f} GB/s; a step")
+    print(f"of batch 128 takes {1e3 * limit:.0f} ms at the least\n")
+
+    def row(name, ratio, note):
+        print(f"| {name} | {ratio:.2f} | {note} |")
+
+    print("| training step, batch 128 | times the floor | |\n|---|---|---|")
+    for name in backends:
+        good = [s for s in steps[name] if s]
+        step, compiling = (min(s[key] for s in good) for key in ("step", "compile"))
+        note = (
+            f"compile {compiling / step:.0f} steps, peak memory {good[0]['memory'] / 2**20:.0f} MiB"
+        )
+        row(f"`fit` on {name}", step / limit, note)
+    if any(plain):
+        row("plain PyTorch loop", min(p["step"] for p in plain if p) / limit, "")
+
+    print("\n| sampling | article's loop / our batch, 225 images | 10,000 codes / floor |", end="")
+    print(f" `python sample.py` / the same on {backends[0]} |\n|---|---|---|---|")
+    least = 2 * matrices(1000, 4) * 10000 / rates["flops"]
+    with tempfile.TemporaryDirectory() as folder:
+        model, picture = Path(folder) / "nice.keras", Path(folder) / "samples.png"
+        child(backends[0], "model", path=str(model))
+        starts = {name: startup(name, model, picture) for name in backends}
+    for name in backends:
+        s = child(name, "sampling")
+        start = starts[name] / starts[backends[0]]
+        print(f"| {name} | {s['loop'] / s['grid']:.0f} | {s['decode'] / least:.2f} | {start:.2f} |")
+
+    fastest = min(backends, key=lambda b: min(s["step"] for s in steps[b] if s))
+    print(f"\n| `fit` on {fastest} | time / that of the article's | times the floor | peak MiB |")
+    print("|---|---|---|---|")
+    cases = [ARTICLE]
+    cases += [ARTICLE | {"batch": n} for n in BATCHES if n != 128]
+    cases += [ARTICLE | {"width": n} for n in WIDTHS if n != 1000]
+    cases += [ARTICLE | {"couplings": n} for n in COUPLINGS if n != 4]
+    first = None
+    for case in cases:
+        s = child(fastest, "step", repeats=2, **case)
+        first = first or s["step"]
+        name = "{batch} images, {couplings} couplings of width {width}".format(**case)
+        ratio, share = s["step"] / first, s["step"] / floor(rates, **case)
+        print(f"| {name} | {ratio:.2f} | {share:.2f} | {s['memory'] / 2**20:.0f} |")
+
+
+if __name__ == "__main__":
+    main()
