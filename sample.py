@@ -41,7 +41,8 @@ MOVING = ("interpolate", "traverse", "anneal")  # their columns are steps along 
 
 def decode(encoder, codes):
     """Decode codes of shape (rows, columns, D) in one batch."""
-    images = nice.build_decoder(encoder).predict_on_batch(codes.reshape(-1, codes.shape[-1]))
+    decoder = nice.build_decoder(encoder)  # called, not `predict`: compiling takes longer here
+    images = ops.convert_to_numpy(decoder(codes.reshape(-1, codes.shape[-1])))
     return images.reshape(*codes.shape[:2], *encoder.input_shape[1:])
 
 

@@ -59,7 +59,7 @@ def measure_step(nice, batch, width, couplings, repeats=3):
     encoder = nice.build_encoder((28, 28), couplings, hidden_units=width, noise=0.01)
     settings = {"learning_rate": 1e-3, "epochs": 10, "warmup": 300, "weight_decay": 0.5}
     nice.compile_encoder(encoder, settings | {"prior": "gaussian"}, 100)
-    steps = max(4, min(30, 4000 // batch))
+    steps = max(3, min(15, 2000 // batch))
     x = np.random.default_rng(0).random((steps * batch, 28, 28), dtype="float32")
     y = np.zeros(len(x))
     fit = lambda: encoder.fit(x, y, batch_size=batch, verbose=0, shuffle=False)  # noqa: E731
@@ -109,7 +109,7 @@ def measure_plain_pytorch(batch=128, repeats=3):
     networks = nn.ModuleList([network() for _ in range(4)]).to(device)
     log_scale = nn.Parameter(torch.zeros(784, device=device))
     adam = torch.optim.AdamW([*networks.parameters(), log_scale], lr=1e-3, weight_decay=0.5)
-    steps = 30
+    steps = 15
     x = torch.rand(steps * batch, 784, device=device)
 
     def epoch():
