@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
-BACKENDS = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}
+BACKENDS = ("tensorflow", "jax", "torch")
 BATCHES = (32, 128, 512, 1024, 4096)
 WIDTHS = (250, 500, 1000, 2000)
 COUPLINGS = (1, 2, 4, 8)
@@ -47,7 +47,10 @@ def measure_rates(nice):
     keras, ops = nice.keras, nice.ops
     n = 4096
     x = keras.random.uniform((n, n))
-    wait = lambda y: float(y[0, 0])  # noqa: E731
+
+    def wait(y):
+        return float(y[0, 0])
+
     product = seconds(lambda: wait(ops.matmul(x, x)), 5)
     copy = seconds(lambda: wait(x + 1.0), 5)  # on the device, though into fresh memory
     source, target = np.ones((2, n, n), "float32")
@@ -63,7 +66,10 @@ def measure_step(nice, batch, width, couplings, repeats=3):
     steps = max(3, min(15, 2000 // batch))
     x = np.random.default_rng(0).random((steps * batch, 28, 28), dtype="float32")
     y = np.zeros(len(x))
-    fit = lambda: encoder.fit(x, y, batch_size=batch, verbose=0, shuffle=False)  # noqa: E731
+
+    def fit():
+        encoder.fit(x, y, batch_size=batch, verbose=0, shuffle=False)
+
     start = time.perf_counter()
     fit()
     compiling = time.perf_counter() - start
@@ -201,7 +207,7 @@ def main():
         print(json.dumps(measure(args.measure, args.options)))
         return
 
-    backends = [name for name, module in BACKENDS.items() if importlib.util.find_spec(module)]
+    backends = [name for name in BACKENDS if importlib.util.find_spec(name)]
     print(f"{machine()}; backends: {', '.join(backends)}\n")
 
     rates, steps, plain = [], {name: [] for name in backends}, []
