@@ -366,6 +366,23 @@ def use_all_devices(*sizes):
     print(f"training on {used} of {len(devices)} devices, as many as divide every batch evenly")
 
 
+def batches(images, batch_size):
+    """Say in arguments of `fit`: these images, in this order, in batches.
+
+    On TensorFlow, `fit` makes a tf.data pipeline of bare arrays, which tunes itself as it runs,
+    and often the end of an epoch has to wait for the tuner. So there we make one, untuned.
+    """
+    targets = np.zeros(len(images))  # fit asks for them, a flow has none
+    if keras.backend.backend() != "tensorflow":
+        return {"x": images, "y": targets, "batch_size": batch_size}
+    from tensorflow import data
+
+    options = data.Options()
+    options.autotune.enabled = False
+    pipeline = data.Dataset.from_tensor_slices((images, targets)).batch(batch_size)
+    return {"x": pipeline.prefetch(1).with_options(options)}
+
+
 def train(encoder, x_train, x_test, settings, output, signals=()):
     """Train the encoder, going on from `output/backup.keras` if that is there.
 
@@ -438,9 +455,7 @@ def train(encoder, x_train, x_test, settings, output, signals=()):
         rng = np.random.default_rng([settings["seed"], epoch])
         encoder.layers[2].seed_generator.state.assign(rng.integers(2**31, size=2))
         encoder.fit(
-            x_train[rng.permutation(len(x_train))],
-            np.zeros(len(x_train)),  # fit asks for targets, a flow has none
-            batch_size=settings["batch_size"],
+            **batches(x_train[rng.permutation(len(x_train))], settings["batch_size"]),
             shuffle=False,
             validation_data=(x_test, np.zeros(len(x_test))),
             validation_batch_size=1000,
