@@ -44,7 +44,10 @@ def seconds(f, repeats):
 
 
 def measure_rates(nice):
-    """Multiply-adds count as 2 operations; a copy reads and writes every byte."""
+    """Multiply-adds count as 2 operations; a copy reads and writes every byte.
+
+    Each is timed over seconds, as the steps are: no step can keep up the pace of one burst.
+    """
     keras, ops = nice.keras, nice.ops
     n = 4096
     x = keras.random.uniform((n, n))
@@ -52,8 +55,11 @@ def measure_rates(nice):
     def wait(y):
         return float(y[0, 0])
 
-    product = seconds(lambda: wait(ops.matmul(x, x)), 5)
-    copy = seconds(lambda: wait(x + 1.0), 5)  # on the device, though into fresh memory
+    def mean_seconds(f, times):
+        return seconds(lambda: [f() for _ in range(times)], 3) / times
+
+    product = mean_seconds(lambda: wait(ops.matmul(x, x)), 5)
+    copy = mean_seconds(lambda: wait(x + 1.0), 50)  # on the device, though into fresh memory
     source, target = np.ones((2, n, n), "float32")
     parts = np.array_split(np.arange(n), os.cpu_count())
 
@@ -61,7 +67,7 @@ def measure_rates(nice):
         np.copyto(target[rows[0] : rows[-1] + 1], source[rows[0] : rows[-1] + 1])
 
     with ThreadPoolExecutor() as threads:  # in the host's, on all cores
-        copy = min(copy, seconds(lambda: list(threads.map(copy_part, parts)), 20))
+        copy = min(copy, mean_seconds(lambda: list(threads.map(copy_part, parts)), 300))
     return {"flops": 2 * n**3 / product, "bytes": 2 * 4 * n * n / copy}
 
 
