@@ -3,7 +3,8 @@
 One table of ratios, everything in it measured in one run, in turns, each turn in a process of
 its own. The floor is what the machine itself allows: the arithmetic of the step's matrix
 products at the rate of one large matrix product, plus the bytes that Adam must move at the rate
-of one large copy, both at the best rate that any of the backends installed reaches here.
+of one large copy, both at the best rate that any of the backends installed reaches here. A
+backend's own floor has the rate of its own large product, which need not be the fastest.
 On two cores it takes about a quarter of an hour.
 """
 
@@ -146,18 +147,17 @@ def measure_plain_pytorch(batch=128, repeats=3):
         loss.item()  # waits for the device
 
     epoch()
-    return {"step": seconds(epoch, repeats) / steps}
+    return {"step": seconds(epoch, repeats) / steps, "compile": 0}
 
 
 def measure(what, options):
-    if what == "plain":
-        return measure_plain_pytorch()
     sys.path.insert(0, str(ROOT))
-    import nice
-
+    if what != "plain":
+        import nice
     if what == "model":
         return {"model": nice.build_encoder((28, 28)).save(options["path"])}
     result = {
+        "plain": measure_plain_pytorch,
         "rates": lambda: measure_rates(nice),
         "step": lambda: measure_step(nice, **options),
         "sampling": lambda: measure_sampling(nice),
@@ -183,7 +183,9 @@ def startup(backend, model, output):
     """Seconds from the shell to the grid of digits."""
     command = [sys.executable, ROOT / "sample.py", "--model", model, "--output", output]
     environment = os.environ | {"KERAS_BACKEND": backend}
-    return seconds(lambda: subprocess.run(command, env=environment, capture_output=True), 2)
+    return seconds(
+        lambda: subprocess.run(command, env=environment, capture_output=True, check=True), 2
+    )
 
 
 def matrices(width, couplings):
@@ -209,6 +211,16 @@ def machine():
     return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
+def heading(*cells):
+    print()
+    row(*cells)
+    row(*["---"] * len(cells))
+
+
+def row(name, *cells):
+    print("|", " | ".join([name, *(c if isinstance(c, str) else f"{c:.2f}" for c in cells)]), "|")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured")
@@ -222,58 +234,61 @@ def main():
     backends = [name for name in BACKENDS if importlib.util.find_spec(name)]
     print(f"{machine()}; backends: {', '.join(backends)}\n")
 
-    rates, steps, plain = [], {name: [] for name in backends}, []
+    rates, steps = {name: [] for name in backends}, {name: [] for name in backends}
+    plain = {"torch": []} if "torch" in backends else {}
     for _ in range(args.rounds):  # in turns, so that a slow minute hits them all
         for name in backends:
-            rates.append(child(name, "rates"))
+            rates[name].append(child(name, "rates"))
             steps[name].append(child(name, "step", **ARTICLE))
-        if "torch" in backends:
-            plain.append(child("torch", "plain"))
-    rates = {key: max(r[key] for r in rates if r) for key in ("flops", "bytes")}
-    limit = floor(rates, **ARTICLE)
-    print(f"floor: {rates['flops'] / 1e9:.0f} GFLOP/s, {rates['bytes'] / 1e9:.1f} GB/s; a step")
-    print(f"of batch 128 takes {1e3 * limit:.0f} ms at the least\n")
+        for name in plain:
+            plain[name].append(child(name, "plain"))
+    own = {name: max(r["flops"] for r in rates[name] if r) for name in backends}
+    fastest = {
+        "flops": max(own.values()),
+        "bytes": max(r["bytes"] for name in backends for r in rates[name] if r),
+    }
+    print(
+        f"floor: {fastest['flops'] / 1e9:.0f} GFLOP/s, {fastest['bytes'] / 1e9:.1f} GB/s; a step "
+        f"of batch 128 takes {1e3 * floor(fastest, **ARTICLE):.0f} ms at the least"
+    )
+    heading("training, batch 128", "step / floor", "/ own floor", "compiling, steps", "peak MiB")
+    for label, measured in (("`fit` on {}", steps), ("plain loop on {}", plain)):
+        for name in measured:
+            good = [s for s in measured[name] if s]
+            step = min(s["step"] for s in good)
+            limits = [
+                floor(fastest | {"flops": f}, **ARTICLE) for f in (fastest["flops"], own[name])
+            ]
+            compiling = max(0, min(s["compile"] for s in good)) / step
+            memory = min(s["memory"] for s in good) / 2**20
+            ratios = [step / limit for limit in limits]
+            row(label.format(name), *ratios, f"{compiling:.0f}", f"{memory:.0f}")
 
-    def row(name, ratio, note):
-        print(f"| {name} | {ratio:.2f} | {note} |")
-
-    print("| training step, batch 128 | times the floor | |\n|---|---|---|")
-    for name in backends:
-        good = [s for s in steps[name] if s]
-        step, compiling = (min(s[key] for s in good) for key in ("step", "compile"))
-        note = (
-            f"compile {compiling / step:.0f} steps, peak memory {good[0]['memory'] / 2**20:.0f} MiB"
-        )
-        row(f"`fit` on {name}", step / limit, note)
-    if any(plain):
-        row("plain PyTorch loop", min(p["step"] for p in plain if p) / limit, "")
-
-    print("\n| sampling | article's loop / our batch, 225 images | 10,000 codes / floor |", end="")
-    print(f" `python sample.py` / the same on {backends[0]} |\n|---|---|---|---|")
-    least = 2 * matrices(1000, 4) * 10000 / rates["flops"]
     with tempfile.TemporaryDirectory() as folder:
         model, picture = Path(folder) / "nice.keras", Path(folder) / "samples.png"
         child(backends[0], "model", path=str(model))
         starts = {name: startup(name, model, picture) for name in backends}
+    sample = f"`sample.py` / {backends[0]}'s {starts[backends[0]]:.1f} s"
+    heading("sampling", "225 images, loop / batch", "10,000 / floor", "/ own floor", sample)
+    work = 2 * matrices(1000, 4) * 10000
     for name in backends:
         s = child(name, "sampling")
-        start = starts[name] / starts[backends[0]]
-        print(f"| {name} | {s['loop'] / s['grid']:.0f} | {s['decode'] / least:.2f} | {start:.2f} |")
+        decode = [s["decode"] * flops / work for flops in (fastest["flops"], own[name])]
+        row(name, s["loop"] / s["grid"], *decode, starts[name] / starts[backends[0]])
 
-    fastest = min(backends, key=lambda b: min(s["step"] for s in steps[b] if s))
-    print(f"\n| `fit` on {fastest} | time / that of the article's | times the floor | peak MiB |")
-    print("|---|---|---|---|")
+    best = min(backends, key=lambda name: min(s["step"] for s in steps[name] if s))
+    heading(f"training on {best}", "step / the first", "step / floor", "peak MiB")
     cases = [ARTICLE]
     cases += [ARTICLE | {"batch": n} for n in BATCHES if n != 128]
     cases += [ARTICLE | {"width": n} for n in WIDTHS if n != 1000]
     cases += [ARTICLE | {"couplings": n} for n in COUPLINGS if n != 4]
     first = None
     for case in cases:
-        s = child(fastest, "step", repeats=2, **case)
+        s = child(best, "step", repeats=2, **case)
         first = first or s["step"]
         name = "{batch} images, {couplings} couplings of width {width}".format(**case)
-        ratio, share = s["step"] / first, s["step"] / floor(rates, **case)
-        print(f"| {name} | {ratio:.2f} | {share:.2f} | {s['memory'] / 2**20:.0f} |")
+        ratios = s["step"] / first, s["step"] / floor(fastest, **case)
+        row(name, *ratios, f"{s['memory'] / 2**20:.0f}")
 
 
 if __name__ == "__main__":
