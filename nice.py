@@ -63,7 +63,7 @@ RECIPES = {
     "hidden_units": (1000, 1000, 1000),  # in each hidden layer
     "scale_from_data": (False, True, True),  # start log s where the data wants it
     "scale_factor": (1.0, 10.0, 10.0),  # how much faster log s learns than the other weights
-    "output_gain": (1.0, 0.01, 0.01),  # how large the couplings' last layers start
+    "output_gain": (1.0, 1.0, 0.01),  # how large the couplings' last layers start
     "holdout": (0, 0, 10000),  # training images kept back to choose the model; 0: the test images
     "epochs": (20, 10, 40),
     "batch_size": (128, 128, 200),
