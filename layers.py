@@ -37,7 +37,7 @@ class AdditiveCoupling(keras.Layer):
     Input and output shape: (batch, D), D even.
 
     Raises:
-        ValueError: a size below 1, or a D that is odd or unknown.
+        ValueError: a size below 1, an output_gain of 0, or a D that is odd or unknown.
     """
 
     def __init__(

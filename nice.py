@@ -239,8 +239,8 @@ def load_images(data=DATA):
         shapes = " and ".join(str(x.shape[1:]) for x in images)
         raise ValueError(f"{data}: training and test images differ in shape: {shapes}")
     labels = arrays.get("y_test")
-    if labels is not None and len(labels) != len(images[1]):
-        raise ValueError(f"{data}: {len(labels)} labels in y_test for {len(images[1])} images")
+    if labels is not None and labels.shape[:1] != images[1].shape[:1]:
+        raise ValueError(f"{data}: y_test of shape {labels.shape} for {len(images[1])} images")
     return *images, labels
 
 
@@ -403,7 +403,7 @@ def train(encoder, x_train, x_test, settings, output, signals=()):
         The history: a dict for each epoch, losses in nats per image.
 
     Raises:
-        ValueError: the backup is damaged.
+        ValueError: the backup is damaged, or its history is.
         KeyboardInterrupt: there is something in `signals`; it is the exception's argument.
         OSError: a file could not be written; those before it are whole.
     """
@@ -418,10 +418,11 @@ def train(encoder, x_train, x_test, settings, output, signals=()):
         try:
             check_zip(backup)
             encoder.load_weights(backup)
+            history = read_history(output)
         except Exception as error:  # h5py and Keras have many
             raise ValueError(f"{backup} is damaged ({first_line(error)}); use --fresh") from None
         done = int(encoder.optimizer.iterations) // math.ceil(len(x_train) / settings["batch_size"])
-        history = read_history(output)[:done]
+        history = history[:done]
         print(f"going on after epoch {done} of {epochs}")
 
     def stop_if_asked(batch, logs):
@@ -466,7 +467,8 @@ def train(encoder, x_train, x_test, settings, output, signals=()):
         )
         if not math.isfinite(history[-1]["loss"]):
             break
-    frames = [imageio.imread(path) for path in sorted(output.glob("samples/epoch_*.png"))]
+    pictures = sorted(output.glob("samples/epoch_*.png"), key=lambda path: (len(path.name), path))
+    frames = [imageio.imread(path) for path in pictures]
     animate = functools.partial(imageio.imwrite, image=frames, duration=300, loop=0)
     replace(output / "training.gif", animate)
     backup.unlink(missing_ok=True)
@@ -544,11 +546,13 @@ def claim(output):
         OSError: the folder cannot be written.
     """
     (output / "samples").mkdir(parents=True, exist_ok=True)
-    lock = sqlite3.connect(output / ".lock", timeout=0)
+    lock = None
     try:
+        lock = sqlite3.connect(output / ".lock", timeout=0)
         lock.execute("BEGIN EXCLUSIVE")
     except sqlite3.OperationalError as error:
-        lock.close()
+        if lock:
+            lock.close()
         raise ValueError(f"{output} is in use by another run, or read-only ({error})") from None
     return lock
 
@@ -670,7 +674,7 @@ def main(argv=None):
         lock = claim(args.output)
     except (ValueError, OSError) as error:
         parser.error(error)
-    again = "run the same command again to go on"
+    again = f"run the same command {'without --fresh' if args.fresh else 'again'} to go on"
     try:
         start_or_go_on(args.output, settings, args.fresh)
         print(
@@ -684,7 +688,8 @@ def main(argv=None):
     except ValueError as error:
         parser.error(error)
     except KeyboardInterrupt as interrupt:
-        kept = f"{model} is the best model so far" if model.exists() else "no epoch was finished"
+        begun = (args.output / "backup.keras").exists()  # the model alone may be an older run's
+        kept = f"{model} is the best model so far" if begun else "no epoch was finished"
         warn(f"stopped: {kept}; {again}")
         return 128 + interrupt.args[0]
     except OSError as error:
@@ -695,10 +700,11 @@ def main(argv=None):
 
     top, last = best(history), history[-1]
     causes = "too high a --learning-rate, or no --noise, so that nothing bounds log s"
-    failed = not math.isfinite(last["loss"])
+    failed = top is None or not math.isfinite(last["loss"])
     if failed:
-        warn(f"training stopped: the loss became {last['loss']} in epoch {len(history)} ({causes})")
-    elif last["val_loss"] > top["val_loss"] + 0.1 * abs(top["val_loss"]):
+        loss = last["val_loss"] if math.isfinite(last["loss"]) else last["loss"]
+        warn(f"training stopped: the loss became {loss} in epoch {len(history)} ({causes})")
+    elif not last["val_loss"] <= top["val_loss"] + 0.1 * abs(top["val_loss"]):  # or it is NaN
         warn(f"training fell apart after its best epoch ({causes}); the best model is kept")
     if top:
         kind = "validation" if settings["holdout"] else "test"

@@ -270,6 +270,32 @@ def test_fresh_starts_over(trained, digits, tmp_path, capsys):
     assert len(list(output.glob("samples/*"))) == 2
 
 
+def test_fresh_stopped_early_says_how_to_go_on(trained, digits, tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt(2)
+
+    output = shutil.copytree(trained, tmp_path / "output")
+    monkeypatch.setattr(nice, "train", stop)
+    assert train(digits, output, "--fresh") == 130
+    error = capsys.readouterr().err
+    assert "no epoch was finished" in error and "without --fresh" in error
+
+
+def test_a_backup_without_its_history(trained, digits, tmp_path, refuse):
+    output = shutil.copytree(trained, tmp_path / "output")
+    (output / "training.gif").unlink()
+    shutil.copy(output / "nice.keras", output / "backup.keras")
+    (output / "history.csv").unlink()
+    again = ["--data", digits, "--output", output, "--epochs", "3", *SMALL]
+    refuse(nice.main, again, "history.csv", "--fresh")
+
+
+def test_a_lock_that_cannot_be_made(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(ValueError, match="in use"):
+        nice.claim(tmp_path)
+
+
 def test_a_damaged_backup(trained, digits, tmp_path, refuse):
     output = shutil.copytree(trained, tmp_path / "output")
     (output / "training.gif").unlink()
@@ -282,6 +308,14 @@ def test_a_loss_that_is_not_finite(digits, tmp_path, capsys):
     assert train(digits, tmp_path, "--recipe", "article", "--learning-rate", "1e30") == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "--learning-rate" in error
+
+
+def test_no_finite_test_loss(digits, tmp_path, monkeypatch, capsys):
+    history = [{"epoch": 1, "loss": 5.0, "val_loss": float("nan")}]
+    monkeypatch.setattr(nice, "train", lambda *_: history)
+    assert train(digits, tmp_path) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "nan" in error
 
 
 @pytest.mark.parametrize("count", [1, 30])
