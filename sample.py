@@ -24,7 +24,7 @@ import numpy as np
 import nice
 from nice import keras, ops  # by way of nice, which keeps TensorFlow's greetings off stderr
 
-PICTURES = {  # its rows and columns, unless --rows and --columns say otherwise
+PICTURES = {  # rows or images, and columns or steps, unless --rows and --columns say otherwise
     "samples": (15, 15),
     "interpolate": (5, 10),
     "traverse": (2, 9),
@@ -296,23 +296,22 @@ def make(picture, encoder, rows, columns, args):
         for name, x in nats.items():
             print(f"{name:14} {x.mean():10.0f} nats on average, {x.std():.0f} their deviation")
         return histograms(nats)
+    if picture == "anneal":
+        prior, dimensions = encoder.layers[-1].prior, encoder.output_shape[1]
+        codes = {"random codes": nice.draw_codes(prior, 10000, dimensions, 1.0, args.seed)}
+        for name, x in (("training images", x_train[:10000]), ("test images", x_test)):
+            noisy = nice.add_noise(x, encoder.layers[2].width, args.seed)  # as in training
+            codes[name] = encoder.predict(noisy, batch_size=1000, verbose=0)
+        print("medians         deviation of a dimension    length of a code / sqrt(D)")
+        for name, z in codes.items():
+            length = np.median(np.sqrt(np.mean(z**2, axis=1)))
+            print(f"{name:16}{np.median(z.std(axis=0)):24.2f}{length:30.2f}")
+        return anneal(encoder, rows, np.linspace(0.5, 1.2, columns), args.seed)
     first, second = pick(x_test, y_test, rows, args.seed)
     if picture == "interpolate":
         return interpolate(encoder, first, second, columns)
     if picture == "traverse":
         return traverse(encoder, first, steps=columns)
-    if picture == "anneal":
-        widths = []
-        for x in (x_train[:10000], x_test):  # with noise, as the encoder saw them in training
-            noisy = nice.add_noise(x, encoder.layers[2].width, args.seed)
-            codes = encoder.predict(noisy, batch_size=1000, verbose=0)
-            widths.append(np.median(codes.std(axis=0)))
-        widths.append(nice.draw_codes(encoder.layers[-1].prior, 1000, 1000, 1.0, args.seed).std())
-        print(
-            "standard deviation of the codes (median over the dimensions): training images "
-            "{:.2f}, test images {:.2f}, prior {:.2f}".format(*widths)
-        )
-        return anneal(encoder, rows, np.arange(5, 13) / 10, args.seed)
     if picture == "reconstruct":
         images = reconstruct(encoder, first)
         print(f"largest error: {images[:, 2].max() / 1e4:.1e}")
@@ -340,7 +339,7 @@ def make_parser():
     parser.add_argument("--data", default=nice.DATA, help="where real images come from")
     parser.add_argument("--temperature", type=real, default=0.8, help="of samples (default: 0.8)")
     parser.add_argument("--rows", type=size, help="rows of samples (default: 15); else, of images")
-    parser.add_argument("--columns", type=size, help="columns of samples, or steps of a path")
+    parser.add_argument("--columns", type=size, help="columns of samples, or steps")
     parser.add_argument("--seed", type=nice.number(int, 0), default=0, help="default: 0")
     return parser
 
