@@ -1,7 +1,7 @@
 """How close to the machine's limits does NICE train and sample?  python benchmarks/speed.py
 
-One table of ratios, everything in it measured in one run, in turns, each turn in a process of
-its own. The floor is what the machine itself allows: the arithmetic of the step's matrix
+Ratios, all measured in one run, each measurement in a process of its own, those of a step's time
+in turns. The floor is what the machine itself allows: the arithmetic of the step's matrix
 products at the rate of one large matrix product, plus the bytes that Adam must move at the rate
 of one large copy, both at the best rate that any of the backends installed reaches here. A
 backend's own floor has the rate of its own large product, which need not be the fastest.
@@ -156,13 +156,14 @@ def measure(what, options):
         import nice
     if what == "model":
         return {"model": nice.build_encoder((28, 28)).save(options["path"])}
+    unit = 1 if sys.platform == "darwin" else 1024
     result = {
         "plain": measure_plain_pytorch,
         "rates": lambda: measure_rates(nice),
         "step": lambda: measure_step(nice, **options),
         "sampling": lambda: measure_sampling(nice),
     }[what]()
-    return result | {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    return result | {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
 
 
 # --- The run, and its table -------------------------------------------------------------------
@@ -242,6 +243,9 @@ def main():
             steps[name].append(child(name, "step", **ARTICLE))
         for name in plain:
             plain[name].append(child(name, "plain"))
+    backends = [name for name in backends if any(rates[name]) and any(steps[name])]
+    steps = {name: steps[name] for name in backends}
+    plain = {name: plain[name] for name in plain if any(plain[name])}
     own = {name: max(r["flops"] for r in rates[name] if r) for name in backends}
     fastest = {
         "flops": max(own.values()),
@@ -273,6 +277,8 @@ def main():
     work = 2 * matrices(1000, 4) * 10000
     for name in backends:
         s = child(name, "sampling")
+        if not s:
+            continue
         decode = [s["decode"] * flops / work for flops in (fastest["flops"], own[name])]
         row(name, s["loop"] / s["grid"], *decode, starts[name] / starts[backends[0]])
 
@@ -285,6 +291,8 @@ def main():
     first = None
     for case in cases:
         s = child(best, "step", repeats=2, **case)
+        if not s:
+            continue
         first = first or s["step"]
         name = "{batch} images, {couplings} couplings of width {width}".format(**case)
         ratios = s["step"] / first, s["step"] / floor(fastest, **case)
