@@ -467,7 +467,8 @@ def train(encoder, x_train, x_test, settings, output, signals=()):
         )
         if not math.isfinite(history[-1]["loss"]):
             break
-    pictures = sorted(output.glob("samples/epoch_*.png"), key=lambda path: (len(path.name), path))
+    pictures = output.glob("samples/epoch_*.png")
+    pictures = sorted(pictures, key=lambda path: (len(path.name), path))  # 1000 is after 999
     frames = [imageio.imread(path) for path in pictures]
     animate = functools.partial(imageio.imwrite, image=frames, duration=300, loop=0)
     replace(output / "training.gif", animate)
@@ -546,13 +547,10 @@ def claim(output):
         OSError: the folder cannot be written.
     """
     (output / "samples").mkdir(parents=True, exist_ok=True)
-    lock = None
     try:
         lock = sqlite3.connect(output / ".lock", timeout=0)
         lock.execute("BEGIN EXCLUSIVE")
     except sqlite3.OperationalError as error:
-        if lock:
-            lock.close()
         raise ValueError(f"{output} is in use by another run, or read-only ({error})") from None
     return lock
 
