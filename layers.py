@@ -1,18 +1,107 @@
-"""The invertible Keras layers of NICE: coupling, scaling, noise, and their inverses.
+"""The layers of NICE: noise, coupling, scaling, their inverses, and the priors.
 
-NICE turns an image x into a code z = f(x) that follows a simple density. Every layer here
-computes its part of f in `call` (data -> code) and undoes it in `inverse` (code -> data).
-All of it is `keras.ops`, so it runs on TensorFlow, JAX and PyTorch alike.
+NICE turns an image x into a code z = f(x) that follows a simple density, the prior. Every step
+of f is a layer that maps data towards the code in `call`, maps back in `inverse`, and knows the
+logarithm of its Jacobian's determinant. A prior closes the chain: it says how likely a code is,
+and draws new ones.
 
-Equation numbers follow the README. x and z are float arrays of shape (batch, D).
+All of it is `keras.ops`, so it runs on TensorFlow, JAX and PyTorch alike. Equation numbers are
+the README's. x, h and z are float arrays of shape (batch, D); densities are in nats.
 """
 
+import math
+
 import keras
+import numpy as np
 from keras import ops
 
 
+class FlowLayer(keras.Layer):
+    """One invertible step of the flow, in float32 whatever Keras's dtype policy.
+
+    Half precision would spoil what makes a flow exact: inverses and sums of many logarithms.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**{"dtype": "float32"} | kwargs)
+
+    def inverse(self, y):
+        """Undo `call`."""
+        raise NotImplementedError
+
+    def log_determinant(self):
+        """log |det of the Jacobian| of `call`, in nats. In NICE it is the same for every x."""
+        return 0.0
+
+
 @keras.saving.register_keras_serializable("nice")
-class AdditiveCoupling(keras.Layer):
+class UniformNoise(FlowLayer):
+    """Add noise while training: x + u, u ~ U[low, high). At inference, nothing.
+
+    Pixels take 256 values, and a density can grow without bound on a discrete set. Noise as
+    wide as a grey level fills the gaps ("dequantisation"). It is not undone by the inverse.
+
+    Args:
+        low, high: the ends of the noise, in the units of x. Equal ends switch it off.
+
+    Input and output shape: any.
+
+    Raises:
+        ValueError: `high` is not at least `low`.
+    """
+
+    def __init__(self, low, high, **kwargs):
+        super().__init__(**kwargs)
+        if not low <= high:
+            raise ValueError(f"noise must have high >= low, got {low} and {high}")
+        self.low = low
+        self.high = high
+        self.seed_generator = keras.random.SeedGenerator()
+
+    def call(self, x, training=False):
+        return self.add_to(x, self.seed_generator) if training else x
+
+    def add_to(self, x, seed):
+        """Add a draw of the noise: the same one for the same integer seed."""
+        if self.low == self.high:
+            return x
+        return x + keras.random.uniform(ops.shape(x), self.low, self.high, "float32", seed)
+
+    def inverse(self, x):
+        return x
+
+    def get_config(self):
+        return {**super().get_config(), "low": self.low, "high": self.high}
+
+
+@keras.saving.register_keras_serializable("nice")
+class GreyLevels(FlowLayer):
+    """Change units, from grey levels to the x of the equations: x = grey level / levels.
+
+    Densities are those of x, as in the article and the paper, so no determinant counts here.
+
+    Args:
+        levels: 255 makes white 1; 256 leaves room above white for noise one level wide.
+
+    Input and output shape: any.
+    """
+
+    def __init__(self, levels, **kwargs):
+        super().__init__(**kwargs)
+        self.levels = levels
+
+    def call(self, grey):
+        return grey / self.levels
+
+    def inverse(self, x):
+        return x * self.levels
+
+    def get_config(self):
+        return {**super().get_config(), "levels": self.levels}
+
+
+@keras.saving.register_keras_serializable("nice")
+class AdditiveCoupling(FlowLayer):
     """Shift one half of the dimensions by a network `m` of the other half.
 
     The input's dimensions are reversed (eq. 13: otherwise the same half would pass through
@@ -21,10 +110,11 @@ class AdditiveCoupling(keras.Layer):
         call:     h1 = x1,  h2 = x2 - m(x1)     (eq. 9)
         inverse:  x1 = h1,  x2 = h2 + m(h1)     (eq. 7)
 
-    `m` is never inverted, so it may be any network. The Jacobian is triangular with ones on
-    the diagonal (eq. 8), so the log-determinant is 0. The encoder subtracts and the decoder
-    adds, the reverse of the paper: with a ReLU at its end m >= 0, and the decoder then leans
-    towards positive values, which is what pixels are.
+    Both directions evaluate `m` on the half that passed through unchanged, so `m` is never
+    inverted and may be any network. The Jacobian is triangular with ones on the diagonal
+    (eq. 8): its log-determinant is 0. The encoder subtracts and the decoder adds, the reverse
+    of the paper: with a ReLU at its end m >= 0, and the decoder then leans towards positive
+    values, which is what pixels are.
 
     Args:
         hidden_layers: number of hidden layers in `m`, at least 1.
@@ -37,7 +127,7 @@ class AdditiveCoupling(keras.Layer):
     Input and output shape: (batch, D), D even.
 
     Raises:
-        ValueError: a size below 1, an output_gain of 0, or a D that is odd or unknown.
+        ValueError: a size below 1, or a D that is odd or unknown.
     """
 
     def __init__(
@@ -68,21 +158,24 @@ class AdditiveCoupling(keras.Layer):
         hidden = [keras.layers.Dense(self.hidden_units, "relu") for _ in range(self.hidden_layers)]
         start = keras.initializers.VarianceScaling(self.output_gain**2, "fan_avg", "uniform")
         last = keras.layers.Dense(half, self.output_activation, kernel_initializer=start)
-        self.m = keras.Sequential([*hidden, last])
+        self.m = keras.Sequential([*hidden, last])  # of Keras's dtype policy: it may be bfloat16
         self.m.build((None, half))
 
     def call(self, x):
-        x1, x2 = self._split(ops.flip(x, axis=-1))
-        return self._join(x1, x2 - self.m(x1))
+        x1, x2 = self._halves(ops.flip(x, axis=-1))
+        return self._interleave(x1, x2 - self._shift(x1))
 
     def inverse(self, h):
-        h1, h2 = self._split(h)
-        return ops.flip(self._join(h1, h2 + self.m(h1)), axis=-1)
+        h1, h2 = self._halves(h)
+        return ops.flip(self._interleave(h1, h2 + self._shift(h1)), axis=-1)
 
-    def _split(self, x):
+    def _shift(self, x1):
+        return ops.cast(self.m(x1), "float32")
+
+    def _halves(self, x):
         return x[:, 0::2], x[:, 1::2]
 
-    def _join(self, x1, x2):
+    def _interleave(self, x1, x2):
         return ops.reshape(ops.stack([x1, x2], axis=2), (-1, 2 * x1.shape[1]))
 
     def get_config(self):
@@ -96,83 +189,55 @@ class AdditiveCoupling(keras.Layer):
 
 
 @keras.saving.register_keras_serializable("nice")
-class DiagonalScaling(keras.Layer):
+class DiagonalScaling(FlowLayer):
     """Stretch every dimension by its own trainable factor: z = s * h (eq. 14).
 
-    The Jacobian is diag(s), so the log-determinant is sum(log s). `call` adds its negative
-    to the model's loss; together with the negative log prior of z that is the objective
-    (eq. 15). Storing log s keeps s positive and makes the log-determinant a plain sum.
+    The Jacobian is diag(s), so the log-determinant is sum(log s). `call` adds its negative to
+    the model's loss, which is one half of the objective (eq. 15); the prior adds the other.
+    Storing log s keeps s positive and makes the log-determinant a plain sum.
 
-    Read the other way (eqs. 16-17), sigma = 1 / s is the width of the prior in each
-    dimension: a large s squeezes a dimension that the data does not use.
+    Read the other way (eqs. 16-17), sigma = 1 / s is the width of the prior in each dimension.
+    What a large s stretches on the way to the code, the decoder squeezes: a dimension that the
+    data does not use.
 
     Args:
-        prior: name of the density that z is trained to follow. It changes nothing here, but
-            a model file that carries it knows what to sample from.
-        factor: log s is kept divided by this. Adam moves every weight by about one learning
-            rate a step, so log s moves by `factor` times that (as in Glow's code).
+        speed: how much faster log s learns than other weights. Adam moves every weight by
+            about one learning rate a step, whatever its gradient, so the weight kept is
+            log s / speed (as in Glow's code).
 
     Input and output shape: (batch, D).
     """
 
-    def __init__(self, prior="gaussian", factor=1.0, **kwargs):
+    def __init__(self, speed=1.0, **kwargs):
         super().__init__(**kwargs)
-        self.prior = prior
-        self.factor = factor
+        self.speed = speed
 
     def build(self, input_shape):
-        self.weight = self.add_weight(
-            name="log_scale", shape=(input_shape[-1],), initializer="zeros"
+        self.log_scale_over_speed = self.add_weight(
+            name="log_scale_over_speed", shape=(input_shape[-1],), initializer="zeros"
         )
 
     @property
     def log_scale(self):
-        return self.factor * self.weight
+        return self.speed * self.log_scale_over_speed
+
+    @property
+    def sigma(self):
+        """The width 1 / s of each dimension (eqs. 16-17), in the units of h: an array (D,)."""
+        return np.exp(-ops.convert_to_numpy(self.log_scale))
 
     def call(self, h):
-        self.add_loss(-ops.sum(self.log_scale))
+        self.add_loss(-self.log_determinant())
         return h * ops.exp(self.log_scale)
 
     def inverse(self, z):
         return z * ops.exp(-self.log_scale)
 
-    def get_config(self):
-        return {**super().get_config(), "prior": self.prior, "factor": self.factor}
-
-
-@keras.saving.register_keras_serializable("nice")
-class UniformNoise(keras.Layer):
-    """Subtract noise while training: x - width * u, u ~ U[0, 1). At inference, nothing.
-
-    Pixels take 256 values, and a density can grow without bound on a discrete set. Noise
-    fills the gaps. The inverse is the identity: noise is not undone.
-
-    Args:
-        width: width of the noise, at least 0; 0 switches it off.
-
-    Input and output shape: (batch, D).
-
-    Raises:
-        ValueError: a negative width.
-    """
-
-    def __init__(self, width, **kwargs):
-        super().__init__(**kwargs)
-        if not width >= 0:
-            raise ValueError(f"width must be at least 0, got {width}")
-        self.width = width
-        self.seed_generator = keras.random.SeedGenerator()
-
-    def call(self, x, training=False):
-        if not training or self.width == 0:
-            return x
-        return x - self.width * keras.random.uniform(ops.shape(x), seed=self.seed_generator)
-
-    def inverse(self, x):
-        return x
+    def log_determinant(self):
+        return ops.sum(self.log_scale)
 
     def get_config(self):
-        return {**super().get_config(), "width": self.width}
+        return {**super().get_config(), "speed": self.speed}
 
 
 @keras.saving.register_keras_serializable("nice")
@@ -180,8 +245,9 @@ class Inverse(keras.Layer):
     """Run another layer backwards: `call` is that layer's `inverse`.
 
     It owns no weights. Because it reads the other layer's variables inside `call`, a decoder
-    made of these follows its encoder while the encoder trains; the same expression written
-    outside a layer would be frozen into the model as a constant.
+    made of these follows its encoder while the encoder trains. The same expression written
+    outside a layer would be frozen into the model as a constant: the decoder would keep the
+    first scale for ever, and draw worse and worse digits while the loss falls.
 
     Args:
         layer: a layer with an `inverse(x)` method.
@@ -191,7 +257,7 @@ class Inverse(keras.Layer):
     """
 
     def __init__(self, layer, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32"} | kwargs)
         if not hasattr(layer, "inverse"):
             raise ValueError(f"{layer.name} ({type(layer).__name__}) has no inverse")
         self.layer = layer
@@ -204,12 +270,80 @@ class Inverse(keras.Layer):
         return self.layer.inverse(x)
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "layer": keras.saving.serialize_keras_object(self.layer),
-        }
+        layer = keras.saving.serialize_keras_object(self.layer)
+        return {**super().get_config(), "layer": layer}
 
     @classmethod
     def from_config(cls, config):
         layer = keras.saving.deserialize_keras_object(config.pop("layer"))
         return cls(layer, **config)
+
+
+class Prior(keras.Layer):
+    """A density of codes, the last layer of an encoder: it leaves z alone, and judges it.
+
+    `call` adds -log q(z), averaged over the batch, to the model's loss. With the scaling's
+    share that is the whole objective, so `fit` needs neither targets nor a loss function.
+    """
+
+    omitted = 0.0  # nats per dimension that the loss leaves out, being the same for all weights
+    deviation = 1.0  # standard deviation of a dimension
+
+    def __init__(self, **kwargs):
+        super().__init__(**{"dtype": "float32"} | kwargs)
+
+    def build(self, input_shape):
+        self.dimensions = input_shape[-1]
+
+    def call(self, z):
+        self.add_loss(-ops.mean(self.log_prob(z)) - self.dimensions * self.omitted)
+        return z
+
+    def log_prob(self, z):
+        """log q(z) of each code, with all constants: nats, shape (batch,)."""
+        raise NotImplementedError
+
+    def force(self, z):
+        """z * (-d log q(z) / dz) in each dimension, what pulls z inwards: a NumPy array."""
+        raise NotImplementedError
+
+    def sample(self, count, temperature=1.0, seed=0):
+        """Draw (count, D) codes as a float32 array, their spread times the temperature."""
+        raise NotImplementedError
+
+
+@keras.saving.register_keras_serializable("nice")
+class GaussianPrior(Prior):
+    """The standard normal: log q(z) = -(D/2) log 2 pi - |z|^2 / 2 (eq. 4).
+
+    Its loss leaves out (D/2) log 2 pi, as the article's objective does (eq. 15).
+    """
+
+    omitted = 0.5 * math.log(2 * math.pi)
+
+    def log_prob(self, z):
+        return -0.5 * ops.sum(ops.square(z), axis=-1) - self.dimensions * self.omitted
+
+    def force(self, z):
+        return z**2
+
+    def sample(self, count, temperature=1.0, seed=0):
+        z = np.random.default_rng(seed).normal(size=(count, self.dimensions))
+        return (temperature * z).astype("float32")
+
+
+@keras.saving.register_keras_serializable("nice")
+class LogisticPrior(Prior):
+    """The standard logistic in each dimension, which has longer tails (paper, section 3.4)."""
+
+    deviation = math.pi / math.sqrt(3)
+
+    def log_prob(self, z):
+        return -ops.sum(ops.softplus(z) + ops.softplus(-z), axis=-1)
+
+    def force(self, z):
+        return z * np.tanh(z / 2)
+
+    def sample(self, count, temperature=1.0, seed=0):
+        z = np.random.default_rng(seed).logistic(size=(count, self.dimensions))
+        return (temperature * z).astype("float32")

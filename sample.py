@@ -1,42 +1,30 @@
 """Draw from a trained NICE model, and look inside it:  python sample.py [picture]
 
-    samples      new images: random codes, decoded (the default)
-    interpolate  paths between the codes of two real images: straight lines, then great circles
-    traverse     one image's code, moved along single dimensions, important ones and others
-    spectrum     how important each dimension is: sigma = 1 / s, sorted
-    inpaint      hidden pixels, found by gradient ascent on the log-likelihood
-    reconstruct  images, encoded and decoded again, and what that changes
-    anneal       the same codes at rising temperatures
-    likelihood   histograms of log q(x): of digits, samples, upside-down digits, and noise
-    extremes     the test images that the model finds likeliest, and least likely
-
-Most of these are a function below that takes a model and arrays and returns images of shape
-(rows, columns, *image_shape): a picture shows them all, an animation one column after another.
+Each function below is a picture, and its keywords are the picture's options. `encoder` is the
+trained model, x_test and y_test are real images and their labels. Images are in grey levels.
 """
 
-import functools
-import sys
-from pathlib import Path
+if __name__ == "__main__":
+    from support import startup
 
-import imageio.v3 as imageio
+    startup.quiet()  # before Keras is imported
+
+import math
+import sys
+
+import keras
 import numpy as np
+from keras import ops
 
 import nice
-from nice import keras, ops  # by way of nice, which keeps TensorFlow's greetings off stderr
+from layers import FlowLayer, Inverse
+from support import backends, command_line, data, pictures, runs
+from support.pictures import Sheet
 
-PICTURES = {  # rows or images, and columns or steps, unless --rows and --columns say otherwise
-    "samples": (15, 15),
-    "interpolate": (5, 10),
-    "traverse": (2, 9),
-    "spectrum": (1, 1),
-    "inpaint": (4, 18),
-    "reconstruct": (5, 3),
-    "anneal": (15, 8),
-    "likelihood": (1, 1),
-    "extremes": (2, 15),
-}
-PLOTS = ("spectrum", "likelihood")  # matplotlib draws them
-MOVING = ("interpolate", "traverse", "anneal")  # their columns are steps along a path
+
+def encode(encoder, images):
+    """Encode images, without noise: float32 codes of shape (images, D)."""
+    return encoder.predict(data.Batches(images, np.arange(len(images)), 1000), verbose=0)
 
 
 def decode(encoder, codes):
@@ -46,65 +34,174 @@ def decode(encoder, codes):
     return images.reshape(*codes.shape[:2], *encoder.input_shape[1:])
 
 
-def samples(encoder, rows, columns, temperature=0.8, seed=0):
-    """Draw new images: codes from the prior, its width times the temperature, decoded.
+def pairs(images, labels, count, seed):
+    """Choose `count` images, and for each another one, of another label if there are labels."""
+    order = np.random.default_rng(seed).permutation(len(images))
+    if len(order) < 2 * count:
+        raise ValueError(f"--rows {count} needs {2 * count} test images, the data has {len(order)}")
+    first, rest = order[:count], iter(order[count:])
+    second = [
+        next((j for j in rest if labels is None or labels[j] != labels[i]), order[-1])
+        for i in first
+    ]
+    return images[first], images[second]
 
-    The article chose 0.8 by eye: nearer to the middle, where the training images' codes are
-    dense, digits are cleaner and less varied. 0 draws the mode.
+
+# --- The pictures ----------------------------------------------------------------------------
+
+
+def samples(encoder, *, rows=15, columns=15, temperature=0.8, seed=0):
+    """new images: random codes, decoded (the default picture)
+
+    The article chose the temperature by eye: nearer to the middle, where the training images'
+    codes are dense, digits are cleaner and less varied. 0 draws the mode.
     """
-    prior, dimensions = encoder.layers[-1].prior, encoder.output_shape[1]
-    codes = nice.draw_codes(prior, rows * columns, dimensions, temperature, seed)
-    return decode(encoder, codes.reshape(rows, columns, dimensions))
+    codes = encoder.get_layer("prior").sample(rows * columns, temperature, seed)
+    return Sheet(decode(encoder, codes.reshape(rows, columns, -1)))
 
 
-def interpolate(encoder, first, second, steps=10):
-    """Join the codes of two image batches, by straight lines and below by great circles.
+def interpolate(encoder, x_test, y_test, *, rows=5, columns=10, seed=0):
+    """paths between the codes of two real images: straight lines, then great circles
 
-    Halfway along a straight line between two random codes the norm is smaller by about
-    sqrt(2): further inside than any code the model saw. The great circle keeps the norm.
+    Halfway along a straight line between two codes the norm is smaller by about sqrt(2):
+    further inside than any code the model saw. The great circle changes it evenly.
     """
-    a, b = (encoder.predict_on_batch(images)[:, None] for images in (first, second))
-    t = np.linspace(0, 1, steps, dtype="float32")[:, None]
+    first, second = pairs(x_test, y_test, rows, seed)
+    a, b = (encode(encoder, images)[:, None] for images in (first, second))
+    t = np.linspace(0, 1, columns, dtype="float32")[:, None]
     lengths = [np.linalg.norm(code, axis=-1, keepdims=True) for code in (a, b)]
     cosine = np.sum(a * b, axis=-1, keepdims=True) / (lengths[0] * lengths[1])
     angle = np.arccos(np.clip(cosine, -0.9999, 0.9999))
     lines = (1 - t) * a + t * b
     circles = (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
-    return decode(encoder, np.concatenate([lines, circles]))
+    images = decode(encoder, np.concatenate([lines, circles]))
+    return Sheet(images, rows=["line"] * rows + ["circle"] * rows)
 
 
-def traverse(encoder, images, dimensions=4, steps=9):
-    """Move each image's code by -3 sigma to +3 sigma along single dimensions, one a row.
+def traverse(encoder, x_test, y_test, *, rows=2, columns=9, dimensions=4, seed=0):
+    """an image's code, moved along single dimensions: important ones, then others
 
-    First the dimensions with the largest sigma, then as many with the smallest (eqs. 16-17):
-    the first carry the image, the last are flat and should change nothing that one can see.
+    From -3 to +3 standard deviations of the prior, the image itself among them. First the
+    dimensions with the largest sigma, then as many with the smallest (eqs. 16-17): the first
+    carry the image, the last are flat and should change nothing that one can see.
     """
-    order = np.argsort(sigma(encoder))
+    images, _ = pairs(x_test, y_test, rows, seed)
+    sigma = encoder.get_layer("scaling").sigma
+    order = np.argsort(sigma)
     chosen = [*order[::-1][:dimensions], *order[:dimensions]]
-    codes = np.repeat(encoder.predict_on_batch(images), len(chosen), axis=0)
-    codes = np.repeat(codes[:, None], steps, axis=1)
-    rows = np.arange(len(codes))
-    # z has unit width, so one sigma is 1 there.
-    codes[rows, :, np.resize(chosen, len(rows))] += np.linspace(-3, 3, steps, dtype="float32")
-    return decode(encoder, codes)
+    steps = np.arange(columns) - columns // 2
+    moves = 3 / max(columns // 2, 1) * steps * encoder.get_layer("prior").deviation
+    codes = np.repeat(encode(encoder, images), len(chosen), axis=0)
+    codes = np.repeat(codes[:, None], columns, axis=1)
+    for row in range(len(codes)):
+        codes[row, :, chosen[row % len(chosen)]] += moves
+    return Sheet(
+        decode(encoder, codes),
+        rows=[f"sigma {sigma[dimension]:.3f}" for dimension in chosen] * rows,
+        columns=[f"{3 * step / max(columns // 2, 1):+.1f}" for step in steps],
+    )
 
 
-def sigma(encoder):
-    """The width sigma = 1 / s of the prior in each dimension (eqs. 16-17), shape (D,)."""
-    return np.exp(-ops.convert_to_numpy(encoder.layers[-1].log_scale))
+def spectrum(encoder):
+    """how important each dimension of the code is: sigma = 1 / s, sorted"""
+    sigma = np.sort(encoder.get_layer("scaling").sigma)[::-1]
+    share = np.cumsum(sigma**2)
+    for part in (0.5, 0.9, 0.99):
+        count = np.searchsorted(share, part * share[-1]) + 1
+        print(f"{count:5} of {len(share)} dimensions hold {part:.0%} of the variance")
+
+    def draw(axes):
+        axes.plot(sigma)
+        axes.set(yscale="log", xlabel="dimension of the code, sorted")
+        axes.set(ylabel="sigma = 1 / s (white is 1)")
+        axes.grid(alpha=0.3)
+
+    return pictures.plot(draw)
 
 
-def reconstruct(encoder, images):
-    """Encode and decode: a row is an image, what comes back, and the difference times 10,000."""
-    decoded = nice.build_decoder(encoder).predict_on_batch(encoder.predict_on_batch(images))
-    return np.stack([images, decoded, 1e4 * abs(decoded - images)], axis=1)
+def stages(encoder, x_test, y_test, *, rows=4, temperature=0.8, seed=0):
+    """every step of the flow: random codes becoming images, then images becoming codes
+
+    A code is drawn around mid grey, everything else as an image; after every coupling the
+    dimensions are reversed, which turns the picture upside down.
+    """
+    steps = [layer for layer in encoder.layers if isinstance(layer, FlowLayer)]
+    images, _ = pairs(x_test, y_test, rows, seed)
+    codes = encoder.get_layer("prior").sample(rows, temperature, seed)
+    levels = encoder.get_layer("grey_levels").levels
+
+    def walk(h, layers):
+        seen = [h]
+        for layer in layers:
+            seen.append(ops.convert_to_numpy(layer(seen[-1])))
+        return seen
+
+    flat = images.reshape(rows, -1).astype("float32")
+    back = walk(codes, [Inverse(step) for step in reversed(steps)])[:-2]  # up to x
+    there = walk(flat, steps)[2:]
+    columns = ["code", "/ s", *[f"coupling {n}" for n in range(len(back) - 2, 0, -1)]]
+    shown = []
+    for stages in (back, there[::-1]):
+        stages = [128 + 40 * stages[0], *[levels * h for h in stages[1:]]]
+        shown.append(np.stack(stages, axis=1))
+    shown = np.concatenate([shown[0], shown[1]])
+    return Sheet(
+        shown.reshape(*shown.shape[:2], *encoder.input_shape[1:]),
+        rows=["random code"] * rows + ["test image"] * rows,
+        columns=columns,
+    )
 
 
-def anneal(encoder, rows, temperatures, seed=0):
-    """Decode the same codes at several temperatures, one column each."""
-    codes = nice.draw_codes(encoder.layers[-1].prior, rows, encoder.output_shape[1], 1.0, seed)
-    temperatures = np.asarray(temperatures, "float32")
-    return decode(encoder, codes[:, None] * temperatures[:, None])
+def codes(encoder, x_test, *, dimensions=8):
+    """single dimensions of real images' codes: their histograms, and the prior's density"""
+    noise = encoder.get_layer("noise")
+    noisy = data.Batches(x_test, np.arange(len(x_test)), 1000, noise)
+    z, prior = encoder.predict(noisy, verbose=0), encoder.get_layer("prior")
+    z = z / prior.deviation
+    centred = z - z.mean(axis=0)
+    kurtosis = np.mean(centred**4, axis=0) / np.mean(centred**2, axis=0) ** 2
+    print(f"median kurtosis of a dimension: {np.median(kurtosis):.1f} (a Gaussian's is 3)")
+    print(f"dimensions with a kurtosis over 1,000: {np.mean(kurtosis > 1000):.0%}")
+    inside = np.mean(abs(z) < 0.25)
+    drawn = np.mean(abs(prior.sample(100) / prior.deviation) < 0.25)
+    print(f"values within a quarter of a deviation of 0: {inside:.0%} (the prior's: {drawn:.0%})")
+    sigma = encoder.get_layer("scaling").sigma
+    order = np.argsort(-sigma)
+    chosen = order[np.linspace(0, len(order) - 1, dimensions).round().astype(int)]
+    bins = np.linspace(-4, 4, 81)
+
+    def draw(axes):
+        for dimension, ax in zip(chosen, axes.flat, strict=True):
+            along = np.zeros((len(bins), z.shape[1]), "float32")
+            along[:, dimension] = prior.deviation * bins
+            density = np.exp(
+                ops.convert_to_numpy(prior.log_prob(along) - prior.log_prob(0 * along))
+            )
+            ax.hist(z[:, dimension], bins, density=True, label="real images")
+            ax.plot(bins, density / np.trapezoid(density, bins), label="prior")
+            ax.set(yscale="log", ylim=(1e-3, 30))
+            ax.set_title(f"sigma {sigma[dimension]:.3f}", fontsize=9)
+        axes.flat[0].legend(fontsize=8)
+
+    return pictures.plot(draw, width=9, height=4.5, rows=2, columns=(dimensions + 1) // 2)
+
+
+def anneal(encoder, x_train, x_test, *, rows=12, columns=8, seed=0):
+    """the same codes at rising temperatures, 0.5 to 1.2"""
+    prior, noise = encoder.get_layer("prior"), encoder.get_layer("noise")
+    kinds = {"random codes": prior.sample(10000, 1.0, seed)}
+    for name, x in (("training images", x_train), ("test images", x_test)):
+        batches = data.Batches(x, np.arange(min(len(x), 10000)), 1000, noise, seed)
+        kinds[name] = encoder.predict(batches, verbose=0)  # with noise, as in training
+    print("medians         deviation of a dimension    length of a code / sqrt(D)")
+    for name, z in kinds.items():
+        z = z / prior.deviation
+        length = np.median(np.sqrt(np.mean(z**2, axis=1)))
+        print(f"{name:16}{np.median(z.std(axis=0)):24.2f}{length:30.2f}")
+    temperatures = np.linspace(0.5, 1.2, columns)
+    columns = [prior.sample(rows, temperature, seed) for temperature in temperatures]
+    images = decode(encoder, np.stack(columns, axis=1))
+    return Sheet(images, columns=[f"{temperature:.2f}" for temperature in temperatures])
 
 
 def masks(image_shape, seed=0):
@@ -121,257 +218,197 @@ def masks(image_shape, seed=0):
     }
 
 
-def inpaint(encoder, images, hidden, steps=1000, seed=0):
-    """Fill in hidden pixels by noisy gradient ascent on log q(x) (paper, section 5.2).
+def fill_in(encoder, images, hidden, steps=300, seed=0):
+    """Fill in hidden pixels by gradient ascent on log q(x) (paper, section 5.2).
 
-    The paper's rule is x <- x + a (d log q / dx + e), e ~ N(0, I), a = 10 / (100 + i) at step
-    i. Our log q is far too steep for that in pixels, its curvature being about s^2, so we
-    measure pixels in units of w = sqrt(40 / mean(s^2)), which turns the rule into
-    x <- x + a (w^2 d log q / dx + w e). We start from uniform noise, and clip to [0, 1].
+    The curvature of log q is about s^2 along each dimension, which differs by a factor of
+    thousands, so plain steps either diverge or crawl. Adam's move a pixel by at most about the
+    rate, whatever the slope, and the rate falls to 0. As in the paper each step sees noise:
+    that which the density was trained with. Pixels start as uniform noise, and stay in 0...255.
 
     Args:
         hidden: boolean array of the images' shape, True where a pixel is hidden. The others
             are never touched.
 
     Returns:
-        The images filled in, shape (batch, *image_shape).
+        The images filled in, a float32 array of their shape.
     """
-    loss = nice.PRIORS[encoder.layers[-1].prior][0]
-    w = np.sqrt(40 / np.mean(sigma(encoder) ** -2.0))
+    prior, noise = encoder.get_layer("prior"), encoder.get_layer("noise")
+    slope = backends.gradient(lambda x: prior.log_prob(encoder(x)))  # all that depends on x
     rng = np.random.default_rng(seed)
-    x = np.where(hidden, rng.random(images.shape, dtype="float32"), images)
-    slope = gradient(lambda x: -loss(None, encoder(x)))  # all of log q that depends on x
+    images = images.astype("float32")
+    x = np.where(hidden, 255 * rng.random(images.shape, dtype="float32"), images)
+    mean, square = np.zeros_like(x), np.zeros_like(x)
     for i in range(steps):
-        noise = rng.standard_normal(x.shape, dtype="float32")
-        step = 10 / (100 + i) * (w**2 * slope(x) + w * noise)
-        x = np.where(hidden, np.clip(x + step, 0, 1), images).astype("float32")
+        g = slope(ops.convert_to_numpy(noise.add_to(ops.convert_to_tensor(x), seed=i)))
+        mean, square = 0.9 * mean + 0.1 * g, 0.99 * square + 0.01 * g**2
+        unbiased = mean / (1 - 0.9 ** (i + 1)), square / (1 - 0.99 ** (i + 1))
+        rate = 25 * (1 - i / steps)  # in grey levels
+        x = x + rate * unbiased[0] / (np.sqrt(unbiased[1]) + 1e-12)
+        x = np.where(hidden, np.clip(x, 0, 255), images).astype("float32")
     return x
 
 
-def gradient(f):
-    """Compile x -> d sum(f(x)) / dx, with the backend's own autodiff."""
-    match keras.backend.backend():
-        case "tensorflow":
-            import tensorflow as tf
+def inpaint(encoder, x_test, y_test, *, rows=4, images=24, steps=300, seed=0):
+    """hidden pixels, found by gradient ascent on the log-likelihood
 
-            @tf.function
-            def slope(x):
-                with tf.GradientTape() as tape:
-                    tape.watch(x)
-                    y = f(x)
-                return tape.gradient(y, x)
-
-        case "jax":
-            import jax
-
-            slope = jax.jit(jax.grad(lambda x: f(x).sum()))
-
-        case "torch":
-            import torch
-
-            def slope(x):
-                x = x.requires_grad_()
-                return torch.autograd.grad(f(x).sum(), x)[0]
-
-    return lambda x: ops.convert_to_numpy(slope(ops.convert_to_tensor(x)))
+    Prints the mean log-likelihood of `images` test images, as they are, with the hidden pixels
+    at mid grey, and filled in; draws `rows` of them.
+    """
+    noise = encoder.get_layer("noise")
+    first, _ = pairs(x_test, y_test, max(rows, images), seed)
+    sheet, columns = [], []
+    print("log-likelihood  original    masked  in-painted")
+    for name, hidden in masks(encoder.input_shape[1:], seed).items():
+        found = fill_in(encoder, first, np.broadcast_to(hidden, first.shape), steps, seed)
+        blocks = first, np.where(hidden, np.float32(127.5), first), found
+        nats = [nice.log_likelihood(encoder, x, noise, seed).mean() for x in blocks]
+        print(f"{name:14}{nats[0]:10.0f}{nats[1]:10.0f}{nats[2]:12.0f}")
+        sheet += [block[:rows] for block in blocks]
+        columns.append(name)
+    return Sheet(np.stack(sheet, axis=1), columns=columns)
 
 
-def spectrum(encoder):
-    """Plot sigma, sorted, on a logarithmic axis (as the paper does): a uint8 RGB picture."""
-    labels = {
-        "title": "Spectrum of a NICE model",
-        "xlabel": "dimension of the code, sorted",
-        "ylabel": "sigma = 1 / s (pixel values)",
-    }
-    return plot(lambda axes: axes.plot(np.sort(sigma(encoder))[::-1]), yscale="log", **labels)
+def reconstruct(encoder, x_test, y_test, *, rows=5, seed=0):
+    """images, encoded and decoded again, and what that changes, times 10,000"""
+    images, _ = pairs(x_test, y_test, rows, seed)
+    decoded = decode(encoder, encode(encoder, images)[:, None])[:, 0]
+    difference = abs(decoded - images)
+    print(f"largest error: {difference.max() / 255:.1e} (white is 1)")
+    columns = ["image", "decoded", "x 10000"]
+    return Sheet(np.stack([images, decoded, 1e4 * difference], axis=1), columns=columns)
 
 
-def strangers(encoder, images, seed=0):
-    """What to ask a density about: real images, and three kinds that only it calls images.
+def likelihood(encoder, x_test, *, seed=0):
+    """histograms of log q(x): of real images, samples, upside-down images, and noise
 
     Its own samples are at temperature 1 and not clipped: just what the density says.
-
-    Args:
-        images: real images, without noise.
-
-    Returns:
-        A dict of as many images of each kind, with the noise that the encoder was trained with.
     """
-    count, noise = len(images), encoder.layers[2].width
-    own = samples(encoder, count, 1, temperature=1.0, seed=seed)[:, 0]
-    static = np.random.default_rng(seed).random(images.shape, dtype="float32")
-    kinds = {"test images": images, "upside down": images[:, ::-1, ::-1], "uniform noise": static}
-    return {k: nice.add_noise(x, noise, seed) for k, x in kinds.items()} | {"its samples": own}
+    noise, prior = encoder.get_layer("noise"), encoder.get_layer("prior")
+    own = decode(encoder, prior.sample(len(x_test), 1.0, seed)[:, None])[:, 0]
+    static = np.random.default_rng(seed).integers(0, 256, x_test.shape, dtype="uint8")
+    kinds = {"test images": x_test, "upside down": x_test[:, ::-1, ::-1], "uniform noise": static}
+    nats = {name: nice.log_likelihood(encoder, x, noise, seed) for name, x in kinds.items()}
+    nats["its samples"] = nice.log_likelihood(encoder, own)
+    for name, x in nats.items():
+        print(f"{name:14} {x.mean():10.0f} nats on average, {x.std():.0f} their deviation")
 
-
-def histograms(nats):
-    """Plot a histogram of the log-likelihoods of each kind of image: a uint8 RGB picture.
-
-    Args:
-        nats: dict from a name to an array of nats per image.
-    """
     # Noise is so unlikely that on one axis with it all the rest would be a single bar.
-    values = np.concatenate([*nats.values()])
-    edges = np.linspace(np.median(values) - 2000, values.max(), 100)
+    images = np.concatenate([nats["test images"], nats["upside down"], nats["its samples"]])
+    edges = np.linspace(np.quantile(images, 0.02), images.max(), 100)
 
     def draw(axes):
         for name, x in nats.items():
             axes.hist(np.maximum(x, edges[0]), edges, histtype="step", linewidth=1.5, label=name)
+        axes.set(yscale="log", ylabel="images")
+        axes.set(xlabel="log q(x) (nats per image; all below are in the first bar)")
+        axes.grid(alpha=0.3)
         axes.legend()
 
-    labels = {"xlabel": "log q(x) (nats per image; all below are in the first bar)"}
-    return plot(draw, yscale="log", ylabel="images", **labels)
+    return pictures.plot(draw)
 
 
-def plot(draw, **labels):
-    """Render what `draw` puts on a matplotlib axes, as a uint8 RGB picture.
+def extremes(encoder, x_test, *, rows=2, columns=15):
+    """the test images that the model finds likeliest, and least likely"""
+    count = rows * columns
+    if len(x_test) < 2 * count:
+        raise ValueError(f"this picture needs {2 * count} images, not {len(x_test)}")
+    order = np.argsort(-nice.log_likelihood(encoder, x_test, encoder.get_layer("noise")))
+    images = x_test[np.concatenate([order[:count], order[-count:]])]
+    images = images.reshape(2 * rows, columns, *x_test.shape[1:])
+    return Sheet(images, rows=["likeliest"] * rows + ["least likely"] * rows)
 
-    Raises:
-        ImportError: matplotlib, which only the plots need, is not installed.
+
+def plane(*, couplings=6, epochs=30, seed=0):
+    """a flow that one can see whole: points in the plane, their density, a grid bent step by step
+
+    Trains the same layers on two half circles, for some seconds. Couplings shear the grid and
+    keep every area; only the scaling changes areas, all by the same factor.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
-    axes = figure.add_subplot(**labels)
-    draw(axes)
-    axes.grid(alpha=0.3)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3]
-
-
-def extremes(encoder, images, rows, columns):
-    """Find the likeliest images, then the least likely: 2 * rows rows, each from high to low.
-
-    Raises:
-        ValueError: there are not enough images.
-    """
-    if len(images) < 2 * rows * columns:
-        raise ValueError(f"this picture needs {2 * rows * columns} images, not {len(images)}")
-    noisy = nice.add_noise(images, encoder.layers[2].width, seed=0)
-    order = np.argsort(-nice.log_likelihood(encoder, noisy))
-    ends = np.concatenate([order[: rows * columns], order[-rows * columns :]])
-    return images[ends].reshape(2 * rows, columns, *images.shape[1:])
-
-
-# --- Command line ----------------------------------------------------------------------------
-
-
-def pick(images, labels, count, seed):
-    """Choose `count` images, and for each another one, of another label if there are labels.
-
-    Raises:
-        ValueError: there are not enough images.
-    """
-    order = np.random.default_rng(seed).permutation(len(images))
-    if len(order) < 2 * count:
-        raise ValueError(f"--rows {count} needs {2 * count} test images, the data has {len(order)}")
-    first, rest = order[:count], iter(order[count:])
-    second = [
-        next((j for j in rest if labels is None or labels[j] != labels[i]), order[-1])
-        for i in first
-    ]
-    return images[first], images[second]
-
-
-def make(picture, encoder, rows, columns, args):
-    """Make a picture's images (for a plot, the picture), and print its numbers."""
-    if picture == "samples":
-        return samples(encoder, rows, columns, args.temperature, args.seed)
-    if picture == "spectrum":
-        share = np.cumsum(np.sort(sigma(encoder) ** 2)[::-1])
-        for part in (0.5, 0.9, 0.99):
-            count = np.searchsorted(share, part * share[-1]) + 1
-            print(f"{count:5} of {len(share)} dimensions hold {part:.0%} of the variance")
-        return spectrum(encoder)
-
-    x_train, x_test, y_test = nice.load_images(args.data)
-    nice.check_shape(encoder, x_test)
-    if picture == "extremes":
-        return extremes(encoder, x_test, rows, columns)
-    if picture == "likelihood":
-        kinds = strangers(encoder, x_test, args.seed)
-        nats = {name: nice.log_likelihood(encoder, x) for name, x in kinds.items()}
-        for name, x in nats.items():
-            print(f"{name:14} {x.mean():10.0f} nats on average, {x.std():.0f} their deviation")
-        return histograms(nats)
-    if picture == "anneal":
-        prior, dimensions = encoder.layers[-1].prior, encoder.output_shape[1]
-        codes = {"random codes": nice.draw_codes(prior, 10000, dimensions, 1.0, args.seed)}
-        for name, x in (("training images", x_train[:10000]), ("test images", x_test)):
-            noisy = nice.add_noise(x, encoder.layers[2].width, args.seed)  # as in training
-            codes[name] = encoder.predict(noisy, batch_size=1000, verbose=0)
-        print("medians         deviation of a dimension    length of a code / sqrt(D)")
-        for name, z in codes.items():
-            length = np.median(np.sqrt(np.mean(z**2, axis=1)))
-            print(f"{name:16}{np.median(z.std(axis=0)):24.2f}{length:30.2f}")
-        return anneal(encoder, rows, np.linspace(0.5, 1.2, columns), args.seed)
-    first, second = pick(x_test, y_test, rows, args.seed)
-    if picture == "interpolate":
-        return interpolate(encoder, first, second, columns)
-    if picture == "traverse":
-        return traverse(encoder, first, steps=columns)
-    if picture == "reconstruct":
-        images = reconstruct(encoder, first)
-        print(f"largest error: {images[:, 2].max() / 1e4:.1e}")
-        return images
-    hidden = masks(encoder.input_shape[1:], args.seed)
-    images = np.concatenate([first] * len(hidden))
-    where = np.repeat(np.stack([*hidden.values()]), rows, axis=0)
-    blocks = images, np.where(where, np.float32(0.5), images), inpaint(encoder, images, where)
-    nats = [nice.log_likelihood(encoder, x).reshape(-1, rows).mean(axis=1) for x in blocks]
-    print("log-likelihood  original    masked  in-painted")
-    for name, *row in zip(hidden, *nats, strict=True):
-        print(f"{name:14}" + "{:10.0f}{:10.0f}{:12.0f}".format(*row))
-    triples = np.stack(blocks, axis=1).reshape(len(hidden), rows, 3, *first.shape[1:])
-    return triples.swapaxes(0, 1).reshape(rows, -1, *first.shape[1:])  # a mask, three columns
-
-
-def make_parser():
-    parser = nice.Parser(
-        description="Draw from a trained NICE model, and look inside it.", allow_abbrev=False
+    rng = np.random.default_rng(seed)
+    angle, moon = np.pi * rng.random(20000), rng.integers(2, size=20000)
+    points = np.stack([np.cos(angle) + moon, np.sin(angle) * (1 - 2 * moon) + moon / 2], axis=1)
+    points = (points + rng.normal(0, 0.1, points.shape) + [1.2, 1.2]) / 4  # into the unit square
+    recipe = nice.Recipe(
+        couplings, 2, 64, output_activation="linear", dequantise=False, noise=0.0, scale_speed=10.0
     )
-    size, real = nice.number(int, 1), nice.number(float, 0)
-    parser.add_argument("picture", nargs="?", choices=PICTURES, default="samples")
-    parser.add_argument("--model", type=Path, default=Path("output/nice.keras"), help="its file")
-    parser.add_argument("--output", type=Path, help="picture (default: output/<picture>.png)")
-    parser.add_argument("--data", default=nice.DATA, help="where real images come from")
-    parser.add_argument("--temperature", type=real, default=0.8, help="of samples (default: 0.8)")
-    parser.add_argument("--rows", type=size, help="rows of samples (default: 15); else, of images")
-    parser.add_argument("--columns", type=size, help="columns of samples, or steps")
-    parser.add_argument("--seed", type=nice.number(int, 0), default=0, help="default: 0")
-    return parser
+    keras.utils.set_random_seed(seed)
+    encoder = nice.build_encoder((2,), recipe)
+    encoder.compile(keras.optimizers.Adam(2e-3))
+    grey = 255 * points.astype("float32")
+    encoder.fit(grey, epochs=epochs, batch_size=500, verbose=0)
+    print(f"{nice.log_likelihood(encoder, grey).mean():.2f} nats a point on average")
+
+    side = np.linspace(0, 1, 201)
+    mesh = np.stack(np.meshgrid(side, side), axis=-1)
+    nats = nice.log_likelihood(encoder, 255 * mesh.reshape(-1, 2).astype("float32"))
+    steps = [layer for layer in encoder.layers if isinstance(layer, FlowLayer)]
+    lines = mesh[::10], mesh[:, ::10].swapaxes(0, 1)  # along x, along y
+    stages = [[*lines, points[:1000]]]
+    for step in steps[2:]:
+        stages.append(
+            [
+                ops.convert_to_numpy(step(h.reshape(-1, 2).astype("float32"))).reshape(h.shape)
+                for h in stages[-1]
+            ]
+        )
+    titles = ["x", *[f"coupling {n + 1}" for n in range(couplings)], "scaling: z"]
+
+    def draw(axes):
+        first, *axes = axes.flat
+        first.imshow(np.exp(nats).reshape(201, 201), origin="lower", extent=(0, 1, 0, 1))
+        first.set_title("density q(x)", fontsize=9)
+        for ax, title, (*lines, dots) in zip(axes, titles, stages, strict=False):
+            for line in np.concatenate(lines):
+                ax.plot(*line.T, color="0.7", linewidth=0.5)
+            ax.scatter(*dots.T, s=2)
+            ax.set_title(title, fontsize=9)
+            ax.set_aspect("equal", adjustable="datalim")
+        for ax in axes[len(titles) :]:
+            ax.axis("off")
+
+    return pictures.plot(draw, width=10, height=5.5, rows=2, columns=math.ceil((couplings + 3) / 2))
 
 
-def main(argv=None):
-    parser = make_parser()
-    args = parser.parse_args(argv)
-    output = args.output or Path("output") / f"{args.picture}.png"
-    rows, columns = PICTURES[args.picture]
-    rows, columns = args.rows or rows, args.columns or columns
-    try:
-        if output.suffix not in (".png", ".gif"):
-            raise ValueError(f"{output}: pictures are .png files, animations .gif")
-        if output.suffix == ".gif" and args.picture not in MOVING:
-            raise ValueError(f"{output}: only {', '.join(MOVING)} move; choose a .png")
-        encoder = nice.load_encoder(args.model)
-        images = make(args.picture, encoder, rows, columns, args)
-        if args.picture in PLOTS:
-            write = functools.partial(imageio.imwrite, image=images)
-        elif output.suffix == ".png":
-            picture = nice.grid(np.concatenate(images), *images.shape[:2])
-            write = functools.partial(imageio.imwrite, image=picture)
-        else:
-            frames = [nice.grid(column, 1, len(images)) for column in images.swapaxes(0, 1)]
-            frames += frames[-2:0:-1]  # there and back
-            write = functools.partial(imageio.imwrite, image=frames, duration=150, loop=0)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        nice.replace(output, write)
-    except (ValueError, OSError) as error:
-        parser.error(error)
-    except ImportError:
-        parser.error("the plot needs matplotlib: pip install matplotlib")
+# --- The program -----------------------------------------------------------------------------
+
+PICTURES = (samples, interpolate, traverse, spectrum, stages, codes, anneal)
+PICTURES = (*PICTURES, inpaint, reconstruct, likelihood, extremes, plane)
+PICTURES = {function.__name__: function for function in PICTURES}
+MOVING = ("interpolate", "traverse", "anneal", "stages")  # their columns are steps along a path
+
+
+@command_line.program("sample.py")
+def main(argv):
+    """Make the picture that the command line names."""
+    args = command_line.parse_picture(argv, PICTURES)
+    output = args.output or args.model.parent / f"{args.picture}.png"
+    if output.suffix not in (".png", ".gif"):
+        raise ValueError(f"{output}: pictures are .png files, animations .gif")
+    if output.suffix == ".gif" and args.picture not in MOVING:
+        raise ValueError(f"{output}: only {', '.join(MOVING)} move; choose a .png")
+
+    picture = PICTURES[args.picture]
+    needs, options = command_line.parameters(picture)
+    inputs = {}
+    if "encoder" in needs:
+        inputs["encoder"] = nice.load_encoder(args.model)
+    if "x_train" in needs:
+        inputs["x_train"], inputs["x_test"], _ = data.load_images(args.data)
+    elif "x_test" in needs:
+        inputs["x_test"], inputs["y_test"] = data.load_test_images(args.data)
+    if "x_test" in needs:
+        data.check_shape(inputs["encoder"], inputs["x_test"])
+    made = picture(
+        *[inputs[name] for name in needs], **{name: vars(args)[name] for name in options}
+    )
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.suffix == ".gif":
+        runs.replace(output, lambda path: pictures.write_gif(path, made.frames(), 150))
+    else:
+        picture = made.picture() if isinstance(made, Sheet) else made
+        runs.replace(output, lambda path: pictures.write_png(path, picture))
     print(output)
 
 

@@ -1,0 +1,80 @@
+"""What differs between TensorFlow, JAX and PyTorch: devices and gradients."""
+
+import math
+
+import keras
+from keras import ops
+
+from support import startup
+
+
+def describe_device():
+    """Start the backend and name it and the device it computes on, in one line's worth.
+
+    If that is a processor, with what the backend said about a GPU.
+    """
+    name = keras.backend.backend()
+    x = ops.zeros(())
+    match name:
+        case "tensorflow":
+            device = x.device.split("device:")[-1]
+        case "jax":
+            (device,) = x.devices()
+            device = device.device_kind if device.platform != "cpu" else "CPU"
+        case _:
+            device = str(x.device)
+    said = startup.loud()
+    return f"{name} on {device}" + (f" ({said})" if said and "CPU" in device else "")
+
+
+def use_all_devices(*sizes):
+    """Train data-parallel if there are several devices, where Keras can: on JAX.
+
+    Args:
+        sizes: how many images batches have; each is dealt out evenly.
+    """
+    backend = keras.backend.backend()
+    if backend == "torch":
+        import torch
+
+        devices = range(torch.cuda.device_count())
+    else:
+        devices = keras.distribution.list_devices()
+    if len(devices) < 2:
+        return
+    if backend != "jax":
+        print(f"training on 1 of {len(devices)} devices: KERAS_BACKEND=jax uses all")
+        return
+    used = math.gcd(len(devices), *sizes)
+    if used > 1:
+        parallel = keras.distribution.DataParallel(devices=devices[:used])
+        keras.distribution.set_distribution(parallel)
+    print(f"training on {used} of {len(devices)} devices, as many as divide every batch evenly")
+
+
+def gradient(f):
+    """Compile x -> d sum(f(x)) / dx, with the backend's own autodiff."""
+    match keras.backend.backend():
+        case "tensorflow":
+            import tensorflow as tf
+
+            @tf.function
+            def slope(x):
+                with tf.GradientTape() as tape:
+                    tape.watch(x)
+                    y = f(x)
+                return tape.gradient(y, x)
+
+        case "jax":
+            import jax
+
+            slope = jax.jit(jax.grad(lambda x: f(x).sum()))
+
+        case "torch":
+            import torch
+
+            def slope(x):
+                x = x.requires_grad_()
+                return torch.autograd.grad(f(x).sum(), x)[0]
+
+    return lambda x: ops.convert_to_numpy(slope(ops.convert_to_tensor(x)))

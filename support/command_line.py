@@ -1,0 +1,145 @@
+"""Command lines: argument types, and every error in one line on stderr."""
+
+import argparse
+import functools
+import inspect
+import math
+import shlex
+import sys
+from pathlib import Path
+
+from support.data import MNIST
+from support.runs import Stopped
+
+MODEL = Path("output") / "nice.keras"
+
+
+def number(kind, least):
+    """Make an argparse type: a finite number of this kind, at least `least`."""
+
+    def parse(text):
+        value = kind(text)
+        if not (math.isfinite(value) and value >= least):
+            raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
+        return value
+
+    parse.__name__ = kind.__name__  # for argparse's "invalid int value"
+    return parse
+
+
+size, seed, real = number(int, 1), number(int, 0), number(float, 0)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser that puts an error in one line, without the usage."""
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {' '.join(str(message).split())}\n")
+
+
+def program(name):
+    """Decorate a `main` so that it reports bad input in one line, and returns an exit status.
+
+    0: done; 1: training failed; 2: bad input, by SystemExit; 128 + a signal's number: stopped.
+    """
+
+    def decorate(main):
+        @functools.wraps(main)
+        def run(argv=None):
+            try:
+                return main(sys.argv[1:] if argv is None else argv) or 0
+            except Stopped as stop:
+                warn(name, stop)
+                return stop.status
+            except (ValueError, OSError) as error:
+                Parser(prog=name).error(error)
+
+        return run
+
+    return decorate
+
+
+def warn(name, message):
+    print(f"{name}: {message}", file=sys.stderr)
+
+
+def model_option(model):
+    """The option that makes sample.py draw from this model, quoted for a shell; "" by default."""
+    return "" if model == MODEL else f" --model {shlex.quote(str(model))}"
+
+
+def training_parser(recipes, priors):
+    """The command line of nice.py, an option for every field of a recipe that has a help text.
+
+    Args:
+        recipes: dict from names to recipes, the default first; dataclasses alike.
+        priors: the names of the priors.
+    """
+    parser = Parser(prog="nice.py", description="Train NICE on images.")
+    parser.add_argument(
+        "--data", default=MNIST, help=".npz file or Keras data set (default: MNIST)"
+    )
+    parser.add_argument("--output", type=Path, default=MODEL.parent, help="folder to write to")
+    parser.add_argument("--evaluate", action="store_true", help="only measure the output's model")
+    parser.add_argument("--fresh", action="store_true", help="start over in the output folder")
+    parser.add_argument(
+        "--recipe", choices=recipes, default=next(iter(recipes)), help="set of values for:"
+    )
+    parser.add_argument("--prior", choices=priors, help="density of the codes")
+    kinds = {"epochs": size, "batch_size": size, "learning_rate": real, "noise": real}
+    kinds |= {"couplings": size, "hidden_layers": size, "hidden_units": size, "seed": seed}
+    for name, kind in kinds.items():
+        values = ", ".join(f"{getattr(recipe, name):.4g} {key}" for key, recipe in recipes.items())
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=values)
+    return parser
+
+
+def parameters(function):
+    """A picture's parameters: the names of its inputs, and its options with their defaults."""
+    every = inspect.signature(function).parameters.values()
+    options = {p.name: p.default for p in every if p.kind is p.KEYWORD_ONLY}
+    return [p.name for p in every if p.name not in options], options
+
+
+def parse_picture(argv, pictures):
+    """Read the command line of sample.py: a picture, and the options that it takes.
+
+    The picture's name may stand anywhere, and may be missing: then it is the first. So
+    `sample.py --seed 3 anneal` means `sample.py anneal --seed 3`.
+
+    Args:
+        pictures: dict from names to functions. Their docstrings' first lines and their keywords
+            make the help.
+    """
+    parser = Parser(
+        prog="sample.py", description="Draw from a trained NICE model, and look inside it."
+    )
+    commands = parser.add_subparsers(dest="picture", metavar="picture", parser_class=Parser)
+    for name, function in pictures.items():
+        summary = function.__doc__.splitlines()[0]
+        command = commands.add_parser(name, prog="sample.py", help=summary, description=summary)
+        needs, options = parameters(function)
+        if "encoder" in needs:
+            command.add_argument("--model", type=Path, default=MODEL, help=f"default: {MODEL}")
+        else:
+            command.set_defaults(model=MODEL)
+        if "x_test" in needs:
+            command.add_argument("--data", default=MNIST, help="where real images come from")
+        command.add_argument("--output", type=Path, help="default: beside the model")
+        for option, default in options.items():
+            kind = {"seed": seed, "temperature": real}.get(option, size)
+            if isinstance(default, str):
+                kind = str
+            command.add_argument(
+                f"--{option}", type=kind, default=default, help=f"default: {default}"
+            )
+    if argv[:1] in (["-h"], ["--help"]):
+        return parser.parse_args(argv)
+    for i, word in enumerate(argv):
+        value = i > 0 and argv[i - 1].startswith("-") and "=" not in argv[i - 1]
+        if word in pictures and not value:
+            return parser.parse_args([word, *argv[:i], *argv[i + 1 :]])
+    return parser.parse_args([next(iter(pictures)), *argv])

@@ -1,0 +1,168 @@
+"""Images: load and check them, and feed them to `fit` in batches."""
+
+import json
+import math
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+MNIST = Path(__file__).parent.parent / "data" / "mnist.npz"
+KERAS_DATA_SETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")
+
+
+def load_images(data=MNIST):
+    """Load training and test images as grey levels 0...255, and the test images' labels.
+
+    Args:
+        data: path of an .npz file with Keras's keys `x_train` and `x_test`, each of shape
+            (images, height, width) or (images, height, width, channels) with 1, 3 or 4
+            channels: integers in 0...255, floats in [0, 1] or booleans; and perhaps `y_test`.
+            Or the name of a Keras data set, which Keras downloads.
+
+    Returns:
+        x_train, x_test (uint8, or float32 if they came as floats), and y_test or None.
+
+    Raises:
+        ValueError: the file is missing, damaged, or does not hold such images.
+    """
+    arrays = read_arrays(data, ("x_train", "x_test", "y_test"))
+    x_train, x_test = (grey_levels(arrays, data, key) for key in ("x_train", "x_test"))
+    if x_train.shape[1:] != x_test.shape[1:]:
+        shapes = f"{x_train.shape[1:]} and {x_test.shape[1:]}"
+        raise ValueError(f"{data}: training and test images differ in shape: {shapes}")
+    return x_train, x_test, labels(arrays, data, len(x_test))
+
+
+def load_test_images(data=MNIST):
+    """Load the test images alone, and their labels: `load_images` without what training needs."""
+    arrays = read_arrays(data, ("x_test", "y_test"))
+    x_test = grey_levels(arrays, data, "x_test")
+    return x_test, labels(arrays, data, len(x_test))
+
+
+def read_arrays(data, keys):
+    """Read those of the keys that are there, as a dict of arrays, running no code from the file."""
+    if str(data) in KERAS_DATA_SETS:
+        try:
+            (x_train, _), (x_test, y_test) = getattr(keras.datasets, str(data)).load_data()
+        except Exception as error:  # Keras raises a bare Exception
+            raise ValueError(f"{data}: Keras cannot download it: {first_line(error)}") from None
+        return {"x_train": x_train, "x_test": x_test, "y_test": y_test}
+    try:
+        with np.load(data, allow_pickle=False) as file:
+            return {key: file[key] for key in keys if key in file}
+    except FileNotFoundError:
+        names = ", ".join(KERAS_DATA_SETS)
+        raise ValueError(f"{data}: no such file, nor one of Keras's {names}") from None
+    except Exception as error:  # a damaged file fails in zipfile's or NumPy's many ways
+        raise ValueError(f"{data}: not a readable .npz file: {first_line(error)}") from None
+
+
+def grey_levels(arrays, data, key):
+    """Check an array of images and return it in grey levels, of the type it came in if it can."""
+    if key not in arrays:
+        raise ValueError(f"{data}: has no {key}; expected arrays x_train and x_test")
+    images, name = arrays[key], f"{data}: {key}"
+    if images.dtype.kind not in "buif":
+        raise ValueError(f"{name} holds {images.dtype}, not pixel values")
+    channels = images.shape[3:]
+    if images.ndim not in (3, 4) or images.size == 0 or channels not in ((), (1,), (3,), (4,)):
+        raise ValueError(
+            f"{name} holds no images: its shape is {images.shape}, not (images, height, width) "
+            "or (images, height, width, channels) with 1, 3 or 4 channels"
+        )
+    if images.dtype.kind == "b":
+        return images.astype("uint8") * np.uint8(255)
+    top = 1 if images.dtype.kind == "f" else 255
+    if not (images.min() >= 0 and images.max() <= top):  # also where there is a NaN
+        raise ValueError(f"{name} has values outside 0..{top} ({images.dtype})")
+    if top == 1:
+        return images.astype("float32") * np.float32(255)
+    if images.max() == 1:
+        raise ValueError(
+            f"{name} has no value but 0 and 1, which of 0..255 is black: "
+            "store it as booleans, or as floats in [0, 1]"
+        )
+    return images.astype("uint8", copy=False)
+
+
+def labels(arrays, data, count):
+    y_test = arrays.get("y_test")
+    if y_test is not None and y_test.shape[:1] != (count,):
+        raise ValueError(f"{data}: y_test of shape {y_test.shape} for {count} images")
+    return y_test
+
+
+def check_shape(encoder, images):
+    if images.shape[1:] != encoder.input_shape[1:]:
+        raise ValueError(
+            f"the data's images have shape {images.shape[1:]}, the model was trained on "
+            f"{encoder.input_shape[1:]}: choose its --data"
+        )
+
+
+OUR_CLASSES = {"Functional", "InputLayer", "Reshape", "DTypePolicy", "__keras_tensor__"}
+
+
+def check_model_file(path):
+    """Read a .keras file once against its checksums, and see that it holds none but our classes.
+
+    Keras's safe mode refuses code in a file, but has let some through by way of classes that
+    load more. An encoder needs few of them.
+
+    Raises:
+        ValueError: it is damaged, or holds another class.
+    """
+    with zipfile.ZipFile(path) as file:
+        damaged = file.testzip()
+        if damaged:
+            raise ValueError(f"its part {damaged} is damaged")
+        parts = [json.loads(file.read("config.json"))]
+    while parts:
+        part = parts.pop()
+        name = isinstance(part, dict) and part.get("class_name")
+        ours = str(part.get("registered_name")).startswith("nice>") if name else True
+        if not ours and name not in OUR_CLASSES:
+            raise ValueError(f"its class {name} is not one of a NICE model's")
+        if isinstance(part, (dict, list)):
+            parts += part.values() if isinstance(part, dict) else part
+
+
+def first_line(error):
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+class Batches(keras.utils.PyDataset):
+    """Some rows of an array of images as batches for Keras, made float32 on the way.
+
+    The array stays as it was read: as float32 it would be four times as large.
+
+    Args:
+        images: array of images in grey levels.
+        rows: which of them, in this order.
+        batch_size: images in a batch; the last one may be smaller.
+        noise: a `UniformNoise` to add; None for images as they are.
+        seed: which draw of the noise; it is the same whenever a batch is read.
+    """
+
+    def __init__(self, images, rows, batch_size, noise=None, seed=0):
+        super().__init__()
+        self.images = images
+        self.rows = rows
+        self.batch_size = batch_size
+        self.noise = noise
+        self.seed = seed
+
+    def __len__(self):
+        return math.ceil(len(self.rows) / self.batch_size)
+
+    def __getitem__(self, index):
+        rows = self.rows[index * self.batch_size : (index + 1) * self.batch_size]
+        x = self.images[rows].astype("float32")
+        if self.noise is not None:
+            x = self.noise.add_to(ops.convert_to_tensor(x), seed=self.seed * len(self) + index)
+            x = ops.convert_to_numpy(x)
+        return (x,)

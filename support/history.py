@@ -1,0 +1,118 @@
+"""What a training run keeps as it goes: its best model, pictures, losses, and a backup."""
+
+import csv
+import math
+
+import keras
+import numpy as np
+
+from support import pictures
+from support.data import check_model_file, first_line
+from support.runs import replace
+
+
+class KeepRun(keras.callbacks.Callback):
+    """Seed each epoch of `fit`, and keep what it leaves: best model, grid, history, backup.
+
+    After each epoch it writes the best model so far (`nice.keras`), a grid of images decoded
+    from one fixed set of codes (`samples/`), a row of `history.csv`, and last the backup with
+    the optimiser's state. At the end the grids become `training.gif`, whose presence marks a
+    finished run.
+
+    Args:
+        output: a folder that `folder` has made ready.
+        batches: the `Batches` that train.
+        decode: a function without arguments that returns 225 images in grey levels.
+        seed: of the run.
+        describe: a function from a loss to further columns of the history, a dict.
+
+    Attributes:
+        history: a dict for each finished epoch.
+    """
+
+    def __init__(self, output, batches, decode, seed, describe):
+        super().__init__()
+        self.output, self.batches, self.decode = output, batches, decode
+        self.seed, self.describe = seed, describe
+        self.backup, self.history = output / "backup.keras", []
+
+    def load_backup(self, encoder):
+        """Read what an interrupted run left, if it did; return the epochs it had finished."""
+        if not self.backup.exists():
+            return 0
+        encoder.optimizer.build(encoder.trainable_variables)
+        try:
+            check_model_file(self.backup)
+            encoder.load_weights(self.backup)
+            history = read_history(self.output)
+        except Exception as error:  # h5py and Keras have many
+            raise ValueError(
+                f"{self.backup} is damaged ({first_line(error)}); use --fresh"
+            ) from None
+        done = int(encoder.optimizer.iterations) // len(self.batches)
+        self.history = history[:done]
+        print(f"going on after epoch {done}")
+        return done
+
+    def on_epoch_begin(self, epoch, logs=None):
+        rng = np.random.default_rng([self.seed, epoch])
+        self.batches.rows = rng.permutation(np.sort(self.batches.rows))
+        noise = self.model.get_layer("noise").seed_generator
+        noise.state.assign(rng.integers(2**31, size=2))
+
+    def on_epoch_end(self, epoch, logs):
+        row = {"epoch": epoch + 1, **logs}
+        for key in ("", "val_"):
+            row |= {key + name: x for name, x in self.describe(logs[key + "loss"]).items()}
+        self.history.append(row)
+        if row is best(self.history):
+            # without the optimiser, which would make the file three times as large
+            model = keras.Model(self.model.input, self.model.output, name="encoder")
+            replace(self.output / "nice.keras", model.save)
+        picture = self.output / "samples" / f"epoch_{epoch + 1:03}.png"
+        replace(
+            picture, lambda path: pictures.write_png(path, pictures.grid(self.decode(), 15, 15))
+        )
+        replace(self.output / "history.csv", lambda path: write_history(path, self.history))
+        if math.isfinite(logs["loss"]):
+            replace(self.backup, self.model.save)
+        else:
+            self.model.stop_training = True
+
+    def on_train_end(self, logs=None):
+        paths = self.output.glob("samples/epoch_*.png")
+        paths = sorted(paths, key=lambda path: (len(path.name), path))  # 1000 is after 999
+        replace(self.output / "training.png", lambda p: pictures.curves(p, self.history))
+        replace(self.output / "training.gif", lambda p: pictures.animate(p, paths, 300))
+        self.backup.unlink(missing_ok=True)
+
+
+def best(history):
+    """The epoch with the lowest validation loss, or None if none is finite."""
+    finite = [row for row in history if math.isfinite(row["val_loss"])]
+    return min(finite, key=lambda row: row["val_loss"], default=None)
+
+
+def report(history):
+    """Describe how a run went: the line to print or None, the warning or None."""
+    causes = "too high a --learning-rate, or no --noise, so that nothing bounds log s"
+    top, last, warning = best(history), history[-1], None
+    if top is None or not math.isfinite(last["loss"]):
+        loss = last["val_loss"] if math.isfinite(last["loss"]) else last["loss"]
+        warning = f"training stopped: the loss became {loss} in epoch {len(history)} ({causes})"
+    elif not last["val_loss"] <= top["val_loss"] + 0.1 * abs(top["val_loss"]):  # or it is NaN
+        warning = f"training fell apart after its best epoch ({causes}); the best model is kept"
+    line = top and f"loss {top['val_loss']:.2f}, epoch {top['epoch']:.0f} of {len(history)}"
+    return line, warning
+
+
+def write_history(path, history):
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, history[0])
+        writer.writeheader()
+        writer.writerows(history)
+
+
+def read_history(output):
+    with open(output / "history.csv", newline="") as file:
+        return [{key: float(row[key]) for key in row} for row in csv.DictReader(file)]

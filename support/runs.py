@@ -1,0 +1,124 @@
+"""The output folder of a training run: whole files, one run at a time, and going on exactly.
+
+A run can be stopped or killed at any moment. Files are replaced whole, and the order of the
+images and the noise hang on seed and epoch alone, so that the same command goes on from the last
+finished epoch as if nothing had happened.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import threading
+
+import filelock
+
+from support.data import first_line
+
+
+class Stopped(Exception):
+    """A run ended early: a line for the user, and the exit status."""
+
+    def __init__(self, message, status):
+        super().__init__(message)
+        self.status = status
+
+
+def replace(path, write):
+    """Call `write` on another path, then rename: `path` is whole at any moment, old or new."""
+    partial = path.with_name("partial-" + path.name)
+    try:
+        write(partial)
+        flush(partial)  # or after a power cut the new name might stand for an empty file
+        os.replace(partial, path)
+        if os.name == "posix":
+            flush(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def flush(path):
+    """Have the system write a file, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def folder(output, settings, fresh):
+    """Have an output folder for one run, inside the `with`.
+
+    Args:
+        output: the folder's path; it is made, and locked against other runs.
+        settings: dict of what decides the run's result; another run's are not mixed with it.
+        fresh: whether to start over where another run has been.
+
+    Raises:
+        ValueError: another run is at work here, or one with other settings was.
+        Stopped: a signal came, or the disk is full; what was finished is kept.
+    """
+    lock = filelock.FileLock(output / ".lock")
+    try:
+        (output / "samples").mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)  # the system drops it if the process dies
+    except (filelock.Timeout, OSError) as error:
+        raise ValueError(f"{output} is in use by another run, or read-only ({error})") from None
+    again = f"run the same command {'without --fresh' if fresh else 'again'} to go on"
+    try:
+        with stoppable():
+            start_or_go_on(output, settings, fresh)
+            yield
+    except KeyboardInterrupt as interrupt:
+        begun = (output / "backup.keras").exists()  # the model alone may be an older run's
+        best = f"{output / 'nice.keras'} is the best model so far"
+        kept = best if begun else "no epoch was finished"
+        raise Stopped(f"stopped: {kept}; {again}", 128 + interrupt.args[0]) from None
+    except OSError as error:
+        message = f"cannot write to {output}: {first_line(error)}; make room, then {again}"
+        raise Stopped(message, 1) from None
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def stoppable():
+    """Turn SIGINT and SIGTERM into a KeyboardInterrupt with the signal's number."""
+
+    def stop(number, frame):
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+        raise KeyboardInterrupt(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread gets signals
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def start_or_go_on(output, settings, fresh):
+    """Make the folder ready for a new run, or for going on with the run that it holds."""
+    file, model = output / "settings.json", output / "nice.keras"
+    advice = "choose another --output, or start over with --fresh"
+    if fresh:
+        if model.exists():
+            print(f"--fresh: a new run replaces {model} as soon as its first epoch is done")
+        old = ["backup.keras", "history.csv", "training.gif", "training.png"]
+        for path in (*(output / name for name in old), *output.glob("samples/epoch_*.png")):
+            path.unlink(missing_ok=True)
+    elif file.exists():
+        for name, value in json.loads(file.read_text()).items():
+            if settings.get(name) != value:
+                raise ValueError(
+                    f"{output} holds a run with {name} {value}, not {settings.get(name)}: {advice}"
+                )
+        if (output / "training.gif").exists():
+            raise ValueError(f"{output} holds a finished run: {advice}")
+    elif model.exists():
+        raise ValueError(f"{model} exists, and not from a run in this folder: {advice}")
+    replace(file, lambda partial: partial.write_text(json.dumps(settings, indent=2)))
