@@ -150,7 +150,8 @@ def load_encoder(path):
         ValueError: the file is missing, damaged, or not a NICE encoder.
     """
     try:
-        data.check_model_file(path)
+        data.check_zip(path)
+        data.check_classes(path)
         encoder = keras.saving.load_model(path, compile=False, safe_mode=True)
         for name in ("noise", "grey_levels", "scaling", "prior"):
             encoder.get_layer(name)

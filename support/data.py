@@ -104,29 +104,31 @@ def check_shape(encoder, images):
         )
 
 
+def check_zip(path):
+    """Read a zip file, such as a .keras file, once against its checksums."""
+    with zipfile.ZipFile(path) as file:
+        damaged = file.testzip()
+    if damaged:
+        raise ValueError(f"its part {damaged} is damaged")
+
+
 OUR_CLASSES = {"Functional", "InputLayer", "Reshape", "DTypePolicy", "__keras_tensor__"}
 
 
-def check_model_file(path):
-    """Read a .keras file once against its checksums, and see that it holds none but our classes.
+def check_classes(path):
+    """See that a .keras file names no classes but those that an encoder needs.
 
-    Keras's safe mode refuses code in a file, but has let some through by way of classes that
-    load more. An encoder needs few of them.
-
-    Raises:
-        ValueError: it is damaged, or holds another class.
+    Keras's safe mode refuses code in a file, but has let some in by way of classes that load
+    more of it.
     """
     with zipfile.ZipFile(path) as file:
-        damaged = file.testzip()
-        if damaged:
-            raise ValueError(f"its part {damaged} is damaged")
         parts = [json.loads(file.read("config.json"))]
     while parts:
         part = parts.pop()
-        name = isinstance(part, dict) and part.get("class_name")
-        ours = str(part.get("registered_name")).startswith("nice>") if name else True
-        if not ours and name not in OUR_CLASSES:
-            raise ValueError(f"its class {name} is not one of a NICE model's")
+        name = part.get("class_name") if isinstance(part, dict) else None
+        ours = name and str(part.get("registered_name")).startswith("nice>")
+        if name and not ours and name not in OUR_CLASSES:
+            raise ValueError(f"a NICE model has no {name}")
         if isinstance(part, (dict, list)):
             parts += part.values() if isinstance(part, dict) else part
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from support import pictures
-from support.data import check_model_file, first_line
+from support.data import check_zip, first_line
 from support.runs import replace
 
 
@@ -42,7 +42,7 @@ class KeepRun(keras.callbacks.Callback):
             return 0
         encoder.optimizer.build(encoder.trainable_variables)
         try:
-            check_model_file(self.backup)
+            check_zip(self.backup)
             encoder.load_weights(self.backup)
             history = read_history(self.output)
         except Exception as error:  # h5py and Keras have many
