@@ -15,6 +15,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from support import mixture
+
 
 class FlowLayer(keras.Layer):
     """One invertible step of the flow, in float32 whatever Keras's dtype policy.
@@ -347,3 +349,71 @@ class LogisticPrior(Prior):
     def sample(self, count, temperature=1.0, seed=0):
         z = np.random.default_rng(seed).logistic(size=(count, self.dimensions))
         return (temperature * z).astype("float32")
+
+
+@keras.saving.register_keras_serializable("nice")
+class FittedPrior(Prior):
+    """A density fitted to the codes of training images once they are trained, to draw from.
+
+    Codes of real images do not quite follow the prior: their means are not 0, they are
+    correlated, and most dimensions carry noise, not digits. Measured in the units of x,
+    h = z / s, they vary mostly in a few directions. In these a mixture of Gaussians is fitted;
+    along all others a code stays at the mean. (For other models: Ghosh et al., arXiv 1903.12436.)
+
+    It is no part of the objective: `call` passes z on.
+
+    Args:
+        components: number of Gaussians in the mixture.
+        directions: number of principal directions kept, below D.
+
+    Input and output shape: (batch, D).
+    """
+
+    def __init__(self, components=100, directions=40, **kwargs):
+        super().__init__(**kwargs)
+        self.components = components
+        self.directions = directions
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        kept = min(self.directions, self.dimensions)
+        shapes = {
+            "sigma": (self.dimensions,),
+            "center": (self.dimensions,),
+            "axes": (self.dimensions, kept),
+            "shares": (self.components,),
+            "means": (self.components, kept),
+            "roots": (self.components, kept, kept),  # of the covariances, by Cholesky
+        }
+        for name, shape in shapes.items():
+            weight = self.add_weight(name=name, shape=shape, initializer="zeros", trainable=False)
+            setattr(self, name, weight)
+
+    def call(self, z):
+        return z
+
+    def fit(self, h, sigma):
+        """Fit the mixture to the rows of h = z * sigma, codes of training images."""
+        center, axes = mixture.principal_directions(h, self.axes.shape[1])
+        weights, means, covariances = mixture.fit_mixture((h - center) @ axes, self.components)
+        roots = np.linalg.cholesky(covariances)
+        for weight, value in zip(
+            self.weights, (sigma, center, axes, weights, means, roots), strict=True
+        ):
+            weight.assign(value)
+
+    def sample(self, count, temperature=1.0, seed=0):
+        """Draw (count, D) codes; the temperature narrows each Gaussian about its own mean."""
+        sigma, center, axes, weights, means, roots = map(ops.convert_to_numpy, self.weights)
+        rng = np.random.default_rng(seed)
+        chosen = rng.choice(self.components, count, p=weights.astype("float64") / weights.sum())
+        g = temperature * rng.normal(size=(count, axes.shape[1]))
+        y = means[chosen] + np.einsum("nij,nj->ni", roots[chosen], g)
+        return ((center + y @ axes.T) / sigma).astype("float32")
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "components": self.components,
+            "directions": self.directions,
+        }

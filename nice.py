@@ -18,7 +18,6 @@ if __name__ == "__main__":
 import dataclasses
 import math
 import sys
-import zlib
 
 import keras
 import numpy as np
@@ -27,6 +26,7 @@ from keras import ops
 from layers import (
     AdditiveCoupling,
     DiagonalScaling,
+    FittedPrior,
     FlowLayer,
     GaussianPrior,
     GreyLevels,
@@ -244,6 +244,22 @@ def scale_from_data(encoder, batches, count=10000):
     scaling.log_scale_over_speed.assign(log_scale / scaling.speed)
 
 
+def fit_codes(encoder, batches, count=20000):
+    """Append a density fitted to training images' codes, to draw from: a `FittedPrior`.
+
+    The encoder's own prior, and so its likelihood, stay what they were.
+    """
+    noise, sigma = encoder.get_layer("noise"), encoder.get_layer("scaling").sigma
+    chosen = np.random.default_rng(0).permutation(batches.rows)[:count]
+    z = encoder.predict(data.Batches(batches.images, chosen, 1000, noise), verbose=0)
+    fitted = FittedPrior(
+        components=max(1, min(100, len(z) // 50)), directions=min(40, z.shape[1]), name="fitted"
+    )
+    encoder = keras.Model(encoder.input, fitted(encoder.output), name="encoder")
+    fitted.fit(z * sigma, sigma)
+    return encoder
+
+
 def train(encoder, batches, validation, recipe, output):
     """Train the encoder, going on from the output folder's backup if there is one.
 
@@ -292,6 +308,11 @@ def train(encoder, batches, validation, recipe, output):
         callbacks=[keep],
         verbose=1 if sys.stdout.isatty() else 2,
     )
+    if history.best(keep.history):
+        model = output / "nice.keras"
+        best = fit_codes(load_encoder(model), batches)
+        runs.replace(model, best.save)
+    keep.finish()
     return keep.history
 
 
@@ -310,24 +331,18 @@ def main(argv):
         print(describe_likelihood(encoder, x_test))
         return 0
 
-    given = {name: value for name, value in vars(args).items() if value is not None}
-    fields = [field.name for field in dataclasses.fields(Recipe)]
-    recipe = dataclasses.replace(
-        RECIPES[args.recipe], **{name: given[name] for name in fields if name in given}
-    )
+    recipe = command_line.override(RECIPES[args.recipe], args)
     keras.utils.set_random_seed(recipe.seed)
     training, held = split(len(x_train), recipe)
-    backends.use_all_devices(recipe.batch_size, len(training) % recipe.batch_size)
+    backends.use_all_devices(recipe.batch_size, len(training), len(held), len(x_test))
     encoder = build_encoder(x_train.shape[1:], recipe)
-    noise = encoder.get_layer("noise")
     batches = data.Batches(x_train, training, recipe.batch_size)
     if len(held):
-        validation = data.Batches(x_train, held, 1000, noise)
-    else:
+        validation = data.Batches(x_train, held, 1000, encoder.get_layer("noise"))
+    else:  # as in the article, on images without noise
         validation = data.Batches(x_test, np.arange(len(x_test)), 1000)
-    settings = dataclasses.asdict(recipe)
-    settings["data"] = f"{zlib.crc32(x_test, zlib.crc32(x_train)):08x}"
 
+    settings = dataclasses.asdict(recipe) | {"data": data.fingerprint(x_train, x_test)}
     with runs.folder(args.output, settings, args.fresh):
         print(
             f"{encoder.count_params():,} parameters, {len(training):,} training images of shape "
@@ -338,16 +353,12 @@ def main(argv):
             scale_from_data(encoder, batches)
         rows = train(encoder, batches, validation, recipe, args.output)
 
-    best, warning = history.report(rows)
-    if warning:
-        command_line.warn("nice.py", warning)
-    if best:
-        print(f"best {'validation' if len(held) else 'test'} {best}")
-        if recipe.holdout:
+    status = history.report(rows, "validation" if len(held) else "test")
+    if history.best(rows):
+        if len(held):  # else the test images have chosen the model, and are no test of it
             print(describe_likelihood(load_encoder(model), x_test))
-        print(f"model: {model}")
-        print(f"next:  python sample.py{command_line.model_option(model)}")
-    return int(not best or not math.isfinite(rows[-1]["loss"]))
+        print(f"model: {model}\nnext:  python sample.py{command_line.model_option(model)}")
+    return status
 
 
 if __name__ == "__main__":

@@ -34,6 +34,16 @@ def decode(encoder, codes):
     return images.reshape(*codes.shape[:2], *encoder.input_shape[1:])
 
 
+def density(encoder, codes):
+    """The layer that draws codes: the "fitted" density, if the model has it yet, or the "prior"."""
+    if codes not in ("fitted", "prior"):
+        raise ValueError(f"--codes must be fitted or prior, not {codes}")
+    names = [layer.name for layer in encoder.layers]
+    if codes not in names:
+        print("no density was fitted to this model's codes yet (training does, at its end): prior")
+    return encoder.get_layer(codes if codes in names else "prior")
+
+
 def pairs(images, labels, count, seed):
     """Choose `count` images, and for each another one, of another label if there are labels."""
     order = np.random.default_rng(seed).permutation(len(images))
@@ -50,13 +60,14 @@ def pairs(images, labels, count, seed):
 # --- The pictures ----------------------------------------------------------------------------
 
 
-def samples(encoder, *, rows=15, columns=15, temperature=0.8, seed=0):
+def samples(encoder, *, rows=15, columns=15, temperature=0.8, codes="fitted", seed=0):
     """new images: random codes, decoded (the default picture)
 
-    The article chose the temperature by eye: nearer to the middle, where the training images'
-    codes are dense, digits are cleaner and less varied. 0 draws the mode.
+    Codes come from the density fitted to those of training images, or with `codes="prior"`
+    from the prior, as in the article. The article chose the temperature by eye: below 1 digits
+    are cleaner and less varied. At 0 the prior draws its mode.
     """
-    codes = encoder.get_layer("prior").sample(rows * columns, temperature, seed)
+    codes = density(encoder, codes).sample(rows * columns, temperature, seed)
     return Sheet(decode(encoder, codes.reshape(rows, columns, -1)))
 
 
@@ -119,7 +130,7 @@ def spectrum(encoder):
     return pictures.plot(draw)
 
 
-def stages(encoder, x_test, y_test, *, rows=4, temperature=0.8, seed=0):
+def stages(encoder, x_test, y_test, *, rows=4, temperature=0.8, codes="fitted", seed=0):
     """every step of the flow: random codes becoming images, then images becoming codes
 
     A code is drawn around mid grey, everything else as an image; after every coupling the
@@ -127,7 +138,7 @@ def stages(encoder, x_test, y_test, *, rows=4, temperature=0.8, seed=0):
     """
     steps = [layer for layer in encoder.layers if isinstance(layer, FlowLayer)]
     images, _ = pairs(x_test, y_test, rows, seed)
-    codes = encoder.get_layer("prior").sample(rows, temperature, seed)
+    codes = density(encoder, codes).sample(rows, temperature, seed)
     levels = encoder.get_layer("grey_levels").levels
 
     def walk(h, layers):
@@ -186,7 +197,7 @@ def codes(encoder, x_test, *, dimensions=8):
     return pictures.plot(draw, width=9, height=4.5, rows=2, columns=(dimensions + 1) // 2)
 
 
-def anneal(encoder, x_train, x_test, *, rows=12, columns=8, seed=0):
+def anneal(encoder, x_train, x_test, *, rows=12, columns=8, codes="fitted", seed=0):
     """the same codes at rising temperatures, 0.5 to 1.2"""
     prior, noise = encoder.get_layer("prior"), encoder.get_layer("noise")
     kinds = {"random codes": prior.sample(10000, 1.0, seed)}
@@ -199,7 +210,8 @@ def anneal(encoder, x_train, x_test, *, rows=12, columns=8, seed=0):
         length = np.median(np.sqrt(np.mean(z**2, axis=1)))
         print(f"{name:16}{np.median(z.std(axis=0)):24.2f}{length:30.2f}")
     temperatures = np.linspace(0.5, 1.2, columns)
-    columns = [prior.sample(rows, temperature, seed) for temperature in temperatures]
+    drawn = density(encoder, codes)
+    columns = [drawn.sample(rows, temperature, seed) for temperature in temperatures]
     images = decode(encoder, np.stack(columns, axis=1))
     return Sheet(images, columns=[f"{temperature:.2f}" for temperature in temperatures])
 

@@ -27,11 +27,13 @@ def describe_device():
     return f"{name} on {device}" + (f" ({said})" if said and "CPU" in device else "")
 
 
-def use_all_devices(*sizes):
+def use_all_devices(batch_size, *counts):
     """Train data-parallel if there are several devices, where Keras can: on JAX.
 
     Args:
-        sizes: how many images batches have; each is dealt out evenly.
+        batch_size: images in a training batch; other batches have 1,000.
+        counts: of the images in each set, the training set first. Every batch, the last ones
+            too, is dealt out evenly.
     """
     backend = keras.backend.backend()
     if backend == "torch":
@@ -45,6 +47,7 @@ def use_all_devices(*sizes):
     if backend != "jax":
         print(f"training on 1 of {len(devices)} devices: KERAS_BACKEND=jax uses all")
         return
+    sizes = [batch_size, counts[0] % batch_size, 1000, *(count % 1000 for count in counts)]
     used = math.gcd(len(devices), *sizes)
     if used > 1:
         parallel = keras.distribution.DataParallel(devices=devices[:used])

@@ -1,6 +1,7 @@
 """Command lines: argument types, and every error in one line on stderr."""
 
 import argparse
+import dataclasses
 import functools
 import inspect
 import math
@@ -52,7 +53,7 @@ def program(name):
             try:
                 return main(sys.argv[1:] if argv is None else argv) or 0
             except Stopped as stop:
-                warn(name, stop)
+                print(f"{name}: {stop}", file=sys.stderr)
                 return stop.status
             except (ValueError, OSError) as error:
                 Parser(prog=name).error(error)
@@ -60,10 +61,6 @@ def program(name):
         return run
 
     return decorate
-
-
-def warn(name, message):
-    print(f"{name}: {message}", file=sys.stderr)
 
 
 def model_option(model):
@@ -95,6 +92,13 @@ def training_parser(recipes, priors):
         values = ", ".join(f"{getattr(recipe, name):.4g} {key}" for key, recipe in recipes.items())
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=values)
     return parser
+
+
+def override(recipe, args):
+    """The recipe, with those of its fields changed that the command line gives."""
+    names = [field.name for field in dataclasses.fields(recipe)]
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    return dataclasses.replace(recipe, **{name: given[name] for name in names if name in given})
 
 
 def parameters(function):

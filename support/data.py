@@ -3,6 +3,7 @@
 import json
 import math
 import zipfile
+import zlib
 from pathlib import Path
 
 import keras
@@ -94,6 +95,14 @@ def labels(arrays, data, count):
     if y_test is not None and y_test.shape[:1] != (count,):
         raise ValueError(f"{data}: y_test of shape {y_test.shape} for {count} images")
     return y_test
+
+
+def fingerprint(*arrays):
+    """A checksum of the arrays' bytes, as text."""
+    check = 0
+    for array in arrays:
+        check = zlib.crc32(np.ascontiguousarray(array), check)
+    return f"{check:08x}"
 
 
 def check_shape(encoder, images):

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import sys
 
 import keras
 import numpy as np
@@ -16,8 +17,7 @@ class KeepRun(keras.callbacks.Callback):
 
     After each epoch it writes the best model so far (`nice.keras`), a grid of images decoded
     from one fixed set of codes (`samples/`), a row of `history.csv`, and last the backup with
-    the optimiser's state. At the end the grids become `training.gif`, whose presence marks a
-    finished run.
+    the optimiser's state. `finish` makes `training.gif` of the grids.
 
     Args:
         output: a folder that `folder` has made ready.
@@ -79,7 +79,8 @@ class KeepRun(keras.callbacks.Callback):
         else:
             self.model.stop_training = True
 
-    def on_train_end(self, logs=None):
+    def finish(self):
+        """Leave the curves and the animation, which marks the run as finished."""
         paths = self.output.glob("samples/epoch_*.png")
         paths = sorted(paths, key=lambda path: (len(path.name), path))  # 1000 is after 999
         replace(self.output / "training.png", lambda p: pictures.curves(p, self.history))
@@ -93,17 +94,27 @@ def best(history):
     return min(finite, key=lambda row: row["val_loss"], default=None)
 
 
-def report(history):
-    """Describe how a run went: the line to print or None, the warning or None."""
+def report(history, kind):
+    """Print how a run went, with a warning on stderr if it went badly; return the exit status.
+
+    Args:
+        kind: "validation" or "test", the images that chose the best epoch.
+    """
     causes = "too high a --learning-rate, or no --noise, so that nothing bounds log s"
-    top, last, warning = best(history), history[-1], None
-    if top is None or not math.isfinite(last["loss"]):
+    top, last = best(history), history[-1]
+    failed = top is None or not math.isfinite(last["loss"])
+    if failed:
         loss = last["val_loss"] if math.isfinite(last["loss"]) else last["loss"]
-        warning = f"training stopped: the loss became {loss} in epoch {len(history)} ({causes})"
+        warn(f"training stopped: the loss became {loss} in epoch {len(history)} ({causes})")
     elif not last["val_loss"] <= top["val_loss"] + 0.1 * abs(top["val_loss"]):  # or it is NaN
-        warning = f"training fell apart after its best epoch ({causes}); the best model is kept"
-    line = top and f"loss {top['val_loss']:.2f}, epoch {top['epoch']:.0f} of {len(history)}"
-    return line, warning
+        warn(f"training fell apart after its best epoch ({causes}); the best model is kept")
+    if top:
+        print(f"best {kind} loss {top['val_loss']:.2f}, epoch {top['epoch']:.0f} of {len(history)}")
+    return int(failed)
+
+
+def warn(message):
+    print(f"nice.py: {message}", file=sys.stderr)
 
 
 def write_history(path, history):
