@@ -357,14 +357,15 @@ class FittedPrior(Prior):
 
     Codes of real images do not quite follow the prior: their means are not 0, they are
     correlated, and most dimensions carry noise, not digits. Measured in the units of x,
-    h = z / s, they vary mostly in a few directions. In these a mixture of Gaussians is fitted;
-    along all others a code stays at the mean. (For other models: Ghosh et al., arXiv 1903.12436.)
+    h = z / s, they vary mostly in a few directions. Gaussians in these are fitted to them by
+    expectation maximisation; across all other directions a code stays at its Gaussian's mean.
+    (A density found after training: for other models, Ghosh et al., arXiv 1903.12436.)
 
     It is no part of the objective: `call` passes z on.
 
     Args:
-        components: number of Gaussians in the mixture.
-        directions: number of principal directions kept, below D.
+        components: number of Gaussians.
+        directions: number of principal directions in which they are spread, at most D.
 
     Input and output shape: (batch, D).
     """
@@ -376,14 +377,12 @@ class FittedPrior(Prior):
 
     def build(self, input_shape):
         super().build(input_shape)
-        kept = min(self.directions, self.dimensions)
         shapes = {
             "sigma": (self.dimensions,),
-            "center": (self.dimensions,),
-            "axes": (self.dimensions, kept),
+            "axes": (self.dimensions, self.directions),
             "shares": (self.components,),
-            "means": (self.components, kept),
-            "roots": (self.components, kept, kept),  # of the covariances, by Cholesky
+            "means": (self.components, self.dimensions),
+            "roots": (self.components, self.directions, self.directions),  # of the covariances
         }
         for name, shape in shapes.items():
             weight = self.add_weight(name=name, shape=shape, initializer="zeros", trainable=False)
@@ -393,23 +392,22 @@ class FittedPrior(Prior):
         return z
 
     def fit(self, h, sigma):
-        """Fit the mixture to the rows of h = z * sigma, codes of training images."""
-        center, axes = mixture.principal_directions(h, self.axes.shape[1])
-        weights, means, covariances = mixture.fit_mixture((h - center) @ axes, self.components)
-        roots = np.linalg.cholesky(covariances)
-        for weight, value in zip(
-            self.weights, (sigma, center, axes, weights, means, roots), strict=True
-        ):
+        """Fit to the rows of h = z * sigma, codes of training images: a float32 array."""
+        axes = mixture.principal_directions(h, self.directions)
+        shares, covariances = mixture.fit_mixture(h @ axes, self.components)
+        means = mixture.weighted_means(h, shares)
+        values = (sigma, axes, shares.mean(axis=0), means, np.linalg.cholesky(covariances))
+        for weight, value in zip(self.weights, values, strict=True):
             weight.assign(value)
 
     def sample(self, count, temperature=1.0, seed=0):
         """Draw (count, D) codes; the temperature narrows each Gaussian about its own mean."""
-        sigma, center, axes, weights, means, roots = map(ops.convert_to_numpy, self.weights)
-        rng = np.random.default_rng(seed)
-        chosen = rng.choice(self.components, count, p=weights.astype("float64") / weights.sum())
-        g = temperature * rng.normal(size=(count, axes.shape[1]))
-        y = means[chosen] + np.einsum("nij,nj->ni", roots[chosen], g)
-        return ((center + y @ axes.T) / sigma).astype("float32")
+        sigma, axes, shares, means, roots = map(ops.convert_to_numpy, self.weights)
+        rng, shares = np.random.default_rng(seed), shares.astype("float64")
+        chosen = rng.choice(self.components, count, p=shares / shares.sum())
+        g = rng.normal(size=(count, self.directions))
+        spread = np.einsum("nij,nj->ni", roots[chosen], temperature * g) @ axes.T
+        return ((means[chosen] + spread) / sigma).astype("float32")
 
     def get_config(self):
         return {

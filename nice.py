@@ -57,10 +57,10 @@ class Recipe:
     noise: float = 1 / 256  # width of the uniform noise u, white being 1 (before / 256: one level)
     holdout: float = 1 / 6  # share of the training images kept back, to choose the best epoch
     # The training.
-    epochs: int = 6
+    epochs: int = 5
     batch_size: int = 128
     learning_rate: float = 1e-3  # Adam's, or its peak
-    decay: bool = True  # let the rate fall to 0 along a cosine
+    decay: bool = False  # let the rate fall to 0 along a cosine
     warmup: int = 0  # steps in which the rate rises, before a decay
     weight_decay: float = 0.0  # decoupled, on the couplings' matrices
     seed: int = 0
@@ -69,7 +69,7 @@ class Recipe:
 RECIPES = {
     "digits": Recipe(),
     # The article to the letter: no noise, a constant rate, and the test images choose the epoch.
-    "article": Recipe(dequantise=False, noise=0.0, holdout=0.0, epochs=20, decay=False),
+    "article": Recipe(dequantise=False, noise=0.0, holdout=0.0, epochs=20),
     # The paper's model and data; how it is trained is ours.
     "paper": Recipe(
         output_activation="linear",
@@ -79,6 +79,7 @@ RECIPES = {
         scale_from_data=True,
         epochs=40,
         batch_size=200,
+        decay=True,
         warmup=300,
         weight_decay=0.5,
     ),
@@ -205,7 +206,7 @@ def describe_likelihood(encoder, images, draws=10):
         noise = UniformNoise(0, 1)
         remark = " (trained without noise, the model knows nothing of what lies between levels)"
     elif not math.isclose(width, 1):
-        width /= 255
+        width /= encoder.get_layer("grey_levels").levels
         remark = (
             f" (under noise {width:g} wide; the paper's 1980.50 is under 1/256: do not compare)"
         )
@@ -244,7 +245,7 @@ def scale_from_data(encoder, batches, count=10000):
     scaling.log_scale_over_speed.assign(log_scale / scaling.speed)
 
 
-def fit_codes(encoder, batches, count=20000):
+def fit_codes(encoder, batches, count=40000):
     """Append a density fitted to training images' codes, to draw from: a `FittedPrior`.
 
     The encoder's own prior, and so its likelihood, stay what they were.
@@ -252,9 +253,8 @@ def fit_codes(encoder, batches, count=20000):
     noise, sigma = encoder.get_layer("noise"), encoder.get_layer("scaling").sigma
     chosen = np.random.default_rng(0).permutation(batches.rows)[:count]
     z = encoder.predict(data.Batches(batches.images, chosen, 1000, noise), verbose=0)
-    fitted = FittedPrior(
-        components=max(1, min(100, len(z) // 50)), directions=min(40, z.shape[1]), name="fitted"
-    )
+    components = max(1, min(100, len(z) // 50))
+    fitted = FittedPrior(components, min(40, z.shape[1]), name="fitted")
     encoder = keras.Model(encoder.input, fitted(encoder.output), name="encoder")
     fitted.fit(z * sigma, sigma)
     return encoder

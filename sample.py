@@ -28,9 +28,11 @@ def encode(encoder, images):
 
 
 def decode(encoder, codes):
-    """Decode codes of shape (rows, columns, D) in one batch."""
+    """Decode codes of shape (rows, columns, D), 1,000 at a time."""
     decoder = nice.build_decoder(encoder)  # called, not `predict`: compiling takes longer here
-    images = ops.convert_to_numpy(decoder(codes.reshape(-1, codes.shape[-1])))
+    flat = codes.reshape(-1, codes.shape[-1])
+    parts = [flat[start : start + 1000] for start in range(0, len(flat), 1000)]
+    images = np.concatenate([ops.convert_to_numpy(decoder(part)) for part in parts])
     return images.reshape(*codes.shape[:2], *encoder.input_shape[1:])
 
 
@@ -80,36 +82,42 @@ def interpolate(encoder, x_test, y_test, *, rows=5, columns=10, seed=0):
     first, second = pairs(x_test, y_test, rows, seed)
     a, b = (encode(encoder, images)[:, None] for images in (first, second))
     t = np.linspace(0, 1, columns, dtype="float32")[:, None]
-    lengths = [np.linalg.norm(code, axis=-1, keepdims=True) for code in (a, b)]
-    cosine = np.sum(a * b, axis=-1, keepdims=True) / (lengths[0] * lengths[1])
-    angle = np.arccos(np.clip(cosine, -0.9999, 0.9999))
     lines = (1 - t) * a + t * b
+    lengths = [np.linalg.norm(code, axis=-1, keepdims=True) for code in (a, b)]
+    a, b = a / lengths[0], b / lengths[1]
+    angle = np.arccos(np.clip(np.sum(a * b, axis=-1, keepdims=True), -0.9999, 0.9999))
     circles = (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
+    circles *= (1 - t) * lengths[0] + t * lengths[1]
     images = decode(encoder, np.concatenate([lines, circles]))
     return Sheet(images, rows=["line"] * rows + ["circle"] * rows)
 
 
-def traverse(encoder, x_test, y_test, *, rows=2, columns=9, dimensions=4, seed=0):
-    """an image's code, moved along single dimensions: important ones, then others
+def traverse(encoder, x_test, y_test, *, rows=2, columns=9, dimensions=2, seed=0):
+    """an image's code, moved along principal directions, then along single dimensions
 
-    From -3 to +3 standard deviations of the prior, the image itself among them. First the
-    dimensions with the largest sigma, then as many with the smallest (eqs. 16-17): the first
-    carry the image, the last are flat and should change nothing that one can see.
+    Each from -3 to +3 standard deviations, the image itself among them. First the principal
+    directions of the codes, if the model has them; then the dimensions with the largest sigma,
+    and those with the smallest (eqs. 16-17): these are flat, and nothing should change.
     """
     images, _ = pairs(x_test, y_test, rows, seed)
-    sigma = encoder.get_layer("scaling").sigma
-    order = np.argsort(sigma)
-    chosen = [*order[::-1][:dimensions], *order[:dimensions]]
-    steps = np.arange(columns) - columns // 2
-    moves = 3 / max(columns // 2, 1) * steps * encoder.get_layer("prior").deviation
-    codes = np.repeat(encode(encoder, images), len(chosen), axis=0)
-    codes = np.repeat(codes[:, None], columns, axis=1)
-    for row in range(len(codes)):
-        codes[row, :, chosen[row % len(chosen)]] += moves
+    prior, sigma = encoder.get_layer("prior"), encoder.get_layer("scaling").sigma
+    order = np.argsort(-sigma)
+    labels, moves = [], []
+    if "fitted" in [layer.name for layer in encoder.layers]:
+        axes = ops.convert_to_numpy(encoder.get_layer("fitted").axes).T[:dimensions]
+        spread = np.std(encode(encoder, x_test) * sigma @ axes.T, axis=0)
+        moves += list(spread[:, None] * axes / sigma)
+        labels += [f"direction {n + 1}" for n in range(len(axes))]
+    for dimension in (*order[:dimensions], *order[-dimensions:]):
+        moves.append(prior.deviation * np.eye(len(sigma))[dimension])
+        labels.append(f"sigma {sigma[dimension]:.3f}")
+    middle = columns // 2
+    amounts = 3 * (np.arange(columns) - middle) / max(middle, 1)
+    along = amounts[:, None] * np.stack(moves)[:, None]  # (moves, columns, D)
+    codes = encode(encoder, images)[:, None, None] + along
+    codes = codes.reshape(-1, *codes.shape[2:]).astype("float32")
     return Sheet(
-        decode(encoder, codes),
-        rows=[f"sigma {sigma[dimension]:.3f}" for dimension in chosen] * rows,
-        columns=[f"{3 * step / max(columns // 2, 1):+.1f}" for step in steps],
+        decode(encoder, codes), rows=labels * rows, columns=[f"{amount:+.1f}" for amount in amounts]
     )
 
 
@@ -178,11 +186,14 @@ def codes(encoder, x_test, *, dimensions=8):
     print(f"values within a quarter of a deviation of 0: {inside:.0%} (the prior's: {drawn:.0%})")
     sigma = encoder.get_layer("scaling").sigma
     order = np.argsort(-sigma)
+    dimensions = min(dimensions, len(order))
     chosen = order[np.linspace(0, len(order) - 1, dimensions).round().astype(int)]
     bins = np.linspace(-4, 4, 81)
 
     def draw(axes):
-        for dimension, ax in zip(chosen, axes.flat, strict=True):
+        for ax in axes.flat[dimensions:]:
+            ax.axis("off")
+        for dimension, ax in zip(chosen, axes.flat, strict=False):
             along = np.zeros((len(bins), z.shape[1]), "float32")
             along[:, dimension] = prior.deviation * bins
             density = np.exp(

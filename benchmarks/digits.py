@@ -73,6 +73,13 @@ def nearest(images, training):
     return np.sqrt(np.maximum(squares.min(axis=1), 0) / a.shape[1]), squares.argmin(axis=1)
 
 
+def draw_nearest(path, images, training):
+    """Draw each image above the training image nearest to it."""
+    images = pictures.to_pixels(images)
+    both = np.stack([images, training[nearest(images, training)[1]]])
+    pictures.write_png(path, pictures.Sheet(both, rows=["drawn", "nearest"]).picture())
+
+
 class Judge:
     """A trained judge, and what it compares with."""
 
@@ -104,6 +111,7 @@ def main():
     parser.add_argument("models", nargs="*", type=Path)
     parser.add_argument("--temperatures", nargs="+", type=float, default=[0.6, 0.8, 1.0])
     parser.add_argument("--held-out", action="store_true", help="judge by training images")
+    parser.add_argument("--nearest", type=Path, help="draw digits above their nearest neighbours")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     arrays = data.read_arrays(data.MNIST, ("x_train", "y_train", "x_test", "y_test"))
@@ -133,6 +141,8 @@ def main():
                 codes = encoder.get_layer(name).sample(COUNT, temperature, args.seed)
                 images = sample.decode(encoder, codes[:, None])[:, 0]
                 judge.row(f"{path}: {name}, T = {temperature:g}", images)
+        if args.nearest:  # of the last way of drawing
+            draw_nearest(args.nearest, images[:20], x_train)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,17 @@ in turns. The floor is what the machine itself allows: the arithmetic of the ste
 products at the rate of one large matrix product, plus the bytes that Adam must move at the rate
 of one large copy, both at the best rate that any of the backends installed reaches here. A
 backend's own floor has the rate of its own large product, which need not be the fastest.
-On two cores it takes about a quarter of an hour.
+
+Parts, all of them by default: training, sampling, growth (with batch, width and depth), memory.
+On two cores they take about twenty minutes.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,6 +30,8 @@ BACKENDS = ("tensorflow", "jax", "torch")
 BATCHES = (32, 128, 512, 1024, 4096)
 WIDTHS = (250, 500, 1000, 2000)
 COUPLINGS = (1, 2, 4, 8)
+SETS = (1200, 60000, 600000)
+PARTS = ("training", "sampling", "growth", "memory")
 ARTICLE = {"batch": 128, "width": 1000, "couplings": 4}
 
 
@@ -73,15 +77,19 @@ def measure_rates(nice):
 
 
 def measure_step(nice, batch, width, couplings, repeats=3):
-    """Seconds for one step of `fit`, with the recipe's noise and optimiser."""
-    encoder = nice.build_encoder((28, 28), couplings, hidden_units=width, noise=0.01)
-    settings = {"learning_rate": 1e-3, "epochs": 10, "warmup": 300, "weight_decay": 0.5}
-    nice.compile_encoder(encoder, settings | {"prior": "gaussian"}, 100)
+    """Seconds for one step of `fit`, with the default recipe's noise, data and optimiser."""
+    from support import data
+
+    recipe = nice.Recipe(couplings=couplings, hidden_units=width)
+    encoder = nice.build_encoder((28, 28), recipe)
+    rate = nice.keras.optimizers.schedules.CosineDecay(recipe.learning_rate, 1000)
+    encoder.compile(nice.keras.optimizers.Adam(rate))
     steps = max(3, min(40, 5000 // batch))  # many, as what an epoch itself costs is no step's
-    x = np.random.default_rng(0).random((steps * batch, 28, 28), dtype="float32")
+    x = np.random.default_rng(0).integers(0, 256, (steps * batch, 28, 28), dtype="uint8")
 
     def fit():
-        encoder.fit(**nice.batches(x, batch), verbose=0, shuffle=False)
+        batches = data.Batches(x, np.arange(len(x)), batch)
+        encoder.fit(batches, verbose=0, shuffle=False)
 
     start = time.perf_counter()
     fit()
@@ -94,16 +102,17 @@ def measure_sampling(nice):
     """The article's loop, one `predict` an image, against our one batch; and a large batch."""
     import sample
 
-    encoder = nice.build_encoder((28, 28))
-    codes = nice.draw_codes("gaussian", 225, 784, 0.8, 0)
+    encoder = nice.build_encoder((28, 28), nice.Recipe())
+    prior = encoder.get_layer("prior")
+    codes = prior.sample(225, 0.8)
 
     def article():
         decoder = nice.build_decoder(encoder)
         return [decoder.predict(code[None], verbose=0) for code in codes]
 
-    grid = seconds(lambda: sample.samples(encoder, 15, 15), 1)
+    grid = seconds(lambda: sample.decode(encoder, codes.reshape(15, 15, -1)), 1)
     loop = seconds(article, 1)
-    many = nice.draw_codes("gaussian", 10000, 784, 0.8, 0)
+    many = prior.sample(10000, 0.8)
     decoder = nice.build_decoder(encoder)
     decoder.predict_on_batch(many)
     return {
@@ -111,6 +120,18 @@ def measure_sampling(nice):
         "loop": loop,
         "decode": seconds(lambda: decoder.predict_on_batch(many), 3),
     }
+
+
+def measure_run(nice, images, folder, fit_codes):
+    """A whole run of nice.py, an epoch of a small network, on a file of random images."""
+    if not fit_codes:
+        nice.fit_codes = lambda encoder, batches: encoder
+    path = Path(folder) / f"{images}.npz"
+    arguments = ["--data", path, "--output", Path(folder) / f"output-{images}", "--fresh"]
+    arguments += ["--epochs", 1, "--batch-size", 1000, "--couplings", 2, "--hidden-units", 32]
+    with contextlib.redirect_stdout(sys.stderr):
+        nice.main([str(argument) for argument in arguments])
+    return {}
 
 
 def measure_plain_pytorch(batch=128, repeats=3):
@@ -128,13 +149,13 @@ def measure_plain_pytorch(batch=128, repeats=3):
 
     networks = nn.ModuleList([network() for _ in range(4)]).to(device)
     log_scale = nn.Parameter(torch.zeros(784, device=device))
-    adam = torch.optim.AdamW([*networks.parameters(), log_scale], lr=1e-3, weight_decay=0.5)
+    adam = torch.optim.Adam([*networks.parameters(), log_scale], lr=1e-3)
     steps = 40
     x = torch.rand(steps * batch, 784, device=device)
 
     def epoch():
         for images in x.split(batch):
-            h = images - 0.01 * torch.rand_like(images)
+            h = images + torch.rand_like(images) / 256
             for m in networks:
                 h = h.flip(1)
                 x1, x2 = h[:, 0::2], h[:, 1::2]
@@ -150,20 +171,31 @@ def measure_plain_pytorch(batch=128, repeats=3):
     return {"step": seconds(epoch, repeats) / steps, "compile": 0}
 
 
+def peak_memory():
+    """The largest resident size of this process so far, in bytes; 0 where no one can say."""
+    if not importlib.util.find_spec("resource"):  # Windows
+        return 0
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def measure(what, options):
     sys.path.insert(0, str(ROOT))
     if what != "plain":
         import nice
-    if what == "model":
-        return {"model": nice.build_encoder((28, 28)).save(options["path"])}
-    unit = 1 if sys.platform == "darwin" else 1024
     result = {
         "plain": measure_plain_pytorch,
         "rates": lambda: measure_rates(nice),
         "step": lambda: measure_step(nice, **options),
         "sampling": lambda: measure_sampling(nice),
+        "run": lambda: measure_run(nice, **options),
+        "model": lambda: {
+            "model": nice.build_encoder((28, 28), nice.Recipe()).save(options["path"])
+        },
     }[what]()
-    return result | {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    return result | {"memory": peak_memory()}
 
 
 # --- The run, and its table -------------------------------------------------------------------
@@ -222,39 +254,7 @@ def row(name, *cells):
     print("|", " | ".join([name, *(c if isinstance(c, str) else f"{c:.2f}" for c in cells)]), "|")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)
-    parser.add_argument("--options", type=json.loads, default={}, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.measure:
-        print(json.dumps(measure(args.measure, args.options)))
-        return
-
-    backends = [name for name in BACKENDS if importlib.util.find_spec(name)]
-    print(f"{machine()}; backends: {', '.join(backends)}\n")
-
-    rates, steps = {name: [] for name in backends}, {name: [] for name in backends}
-    plain = {"torch": []} if "torch" in backends else {}
-    for _ in range(args.rounds):  # in turns, so that a slow minute hits them all
-        for name in backends:
-            rates[name].append(child(name, "rates"))
-            steps[name].append(child(name, "step", **ARTICLE))
-        for name in plain:
-            plain[name].append(child(name, "plain"))
-    backends = [name for name in backends if any(rates[name]) and any(steps[name])]
-    steps = {name: steps[name] for name in backends}
-    plain = {name: plain[name] for name in plain if any(plain[name])}
-    own = {name: max(r["flops"] for r in rates[name] if r) for name in backends}
-    fastest = {
-        "flops": max(own.values()),
-        "bytes": max(r["bytes"] for name in backends for r in rates[name] if r),
-    }
-    print(
-        f"floor: {fastest['flops'] / 1e9:.0f} GFLOP/s, {fastest['bytes'] / 1e9:.1f} GB/s; a step "
-        f"of batch 128 takes {1e3 * floor(fastest, **ARTICLE):.0f} ms at the least"
-    )
+def training(fastest, own, steps, plain):
     heading("training, batch 128", "step / floor", "/ own floor", "compiling, steps", "peak MiB")
     for label, measured in (("`fit` on {}", steps), ("plain loop on {}", plain)):
         for name in measured:
@@ -268,6 +268,8 @@ def main():
             ratios = [step / limit for limit in limits]
             row(label.format(name), *ratios, f"{compiling:.0f}", f"{memory:.0f}")
 
+
+def sampling(backends, fastest, own):
     with tempfile.TemporaryDirectory() as folder:
         model, picture = Path(folder) / "nice.keras", Path(folder) / "samples.png"
         child(backends[0], "model", path=str(model))
@@ -282,7 +284,8 @@ def main():
         decode = [s["decode"] * flops / work for flops in (fastest["flops"], own[name])]
         row(name, s["loop"] / s["grid"], *decode, starts[name] / starts[backends[0]])
 
-    best = min(backends, key=lambda name: min(s["step"] for s in steps[name] if s))
+
+def growth(best, fastest):
     heading(f"training on {best}", "step / the first", "step / floor", "peak MiB")
     cases = [ARTICLE]
     cases += [ARTICLE | {"batch": n} for n in BATCHES if n != 128]
@@ -297,6 +300,76 @@ def main():
         name = "{batch} images, {couplings} couplings of width {width}".format(**case)
         ratios = s["step"] / first, s["step"] / floor(fastest, **case)
         row(name, *ratios, f"{s['memory'] / 2**20:.0f}")
+
+
+def memory(backends):
+    """Peak memory of a run above that of a run on 1,200 images, by the size of its images."""
+    heading("memory of a run / its images", "training", "with the fit of the codes")
+    with tempfile.TemporaryDirectory() as folder:
+        for images in SETS:
+            rng = np.random.default_rng(0)
+            x = rng.integers(0, 256, (images, 28, 28), dtype="uint8")
+            np.savez(Path(folder) / f"{images}.npz", x_train=x, x_test=x[:1000])
+        del x
+        for name in backends:
+            peaks = {
+                (images, fit): child(name, "run", images=images, folder=folder, fit_codes=fit)
+                for images in SETS
+                for fit in (False, True)
+            }
+            for images in SETS[1:]:
+                above = [
+                    peaks[images, fit]["memory"] - peaks[SETS[0], fit]["memory"]
+                    for fit in (False, True)
+                ]
+                row(f"{name}, {images:,} images", *[extra / (images * 784) for extra in above])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", help="which of " + ", ".join(PARTS))
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--options", type=json.loads, default={}, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        print(json.dumps(measure(args.measure, args.options)))
+        return
+    parts = args.parts or PARTS
+    if not set(parts) <= set(PARTS):
+        parser.error(f"parts are {', '.join(PARTS)}")
+
+    backends = [name for name in BACKENDS if importlib.util.find_spec(name)]
+    print(f"{machine()}; backends: {', '.join(backends)}\n", flush=True)
+    if set(parts) - {"memory"}:
+        rates, steps = {name: [] for name in backends}, {name: [] for name in backends}
+        plain = {"torch": []} if "torch" in backends else {}
+        for _ in range(args.rounds):  # in turns, so that a slow minute hits them all
+            for name in backends:
+                rates[name].append(child(name, "rates"))
+                steps[name].append(child(name, "step", **ARTICLE))
+            for name in plain:
+                plain[name].append(child(name, "plain"))
+        backends = [name for name in backends if any(rates[name]) and any(steps[name])]
+        steps = {name: steps[name] for name in backends}
+        plain = {name: plain[name] for name in plain if any(plain[name])}
+        own = {name: max(r["flops"] for r in rates[name] if r) for name in backends}
+        fastest = {
+            "flops": max(own.values()),
+            "bytes": max(r["bytes"] for name in backends for r in rates[name] if r),
+        }
+        print(
+            f"floor: {fastest['flops'] / 1e9:.0f} GFLOP/s, {fastest['bytes'] / 1e9:.1f} GB/s; a "
+            f"step of batch 128 takes {1e3 * floor(fastest, **ARTICLE):.0f} ms at the least"
+        )
+    if "training" in parts:
+        training(fastest, own, steps, plain)
+    if "sampling" in parts:
+        sampling(backends, fastest, own)
+    if "growth" in parts:
+        growth(min(backends, key=lambda name: min(s["step"] for s in steps[name] if s)), fastest)
+    if "memory" in parts:
+        memory(backends)
 
 
 if __name__ == "__main__":

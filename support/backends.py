@@ -24,7 +24,7 @@ def describe_device():
         case _:
             device = str(x.device)
     said = startup.loud()
-    return f"{name} on {device}" + (f" ({said})" if said and "CPU" in device else "")
+    return f"{name} on {device}" + (f" ({said})" if said and "cpu" in device.lower() else "")
 
 
 def use_all_devices(batch_size, *counts):

@@ -54,6 +54,8 @@ def read_arrays(data, keys):
         return {"x_train": x_train, "x_test": x_test, "y_test": y_test}
     try:
         with np.load(data, allow_pickle=False) as file:
+            for name in file.zip.namelist():  # each is also before its array: see that they agree
+                file.zip.open(name).close()
             return {key: file[key] for key in keys if key in file}
     except FileNotFoundError:
         names = ", ".join(KERAS_DATA_SETS)
@@ -135,7 +137,8 @@ def check_classes(path):
     while parts:
         part = parts.pop()
         name = part.get("class_name") if isinstance(part, dict) else None
-        ours = name and str(part.get("registered_name")).startswith("nice>")
+        known = name and keras.saving.get_registered_object(str(part.get("registered_name")))
+        ours = known and part["registered_name"].startswith("nice>")
         if name and not ours and name not in OUR_CLASSES:
             raise ValueError(f"a NICE model has no {name}")
         if isinstance(part, (dict, list)):
@@ -174,6 +177,7 @@ class Batches(keras.utils.PyDataset):
         rows = self.rows[index * self.batch_size : (index + 1) * self.batch_size]
         x = self.images[rows].astype("float32")
         if self.noise is not None:
-            x = self.noise.add_to(ops.convert_to_tensor(x), seed=self.seed * len(self) + index)
+            seed = (self.seed * len(self) + index) % 2**32  # of which no backend takes more
+            x = self.noise.add_to(ops.convert_to_tensor(x), seed)
             x = ops.convert_to_numpy(x)
         return (x,)

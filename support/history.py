@@ -45,11 +45,13 @@ class KeepRun(keras.callbacks.Callback):
             check_zip(self.backup)
             encoder.load_weights(self.backup)
             history = read_history(self.output)
+            done = int(encoder.optimizer.iterations) // len(self.batches)
+            if not 0 < done <= len(history):
+                raise ValueError(f"it is of epoch {done}, the history of {len(history)}")
         except Exception as error:  # h5py and Keras have many
             raise ValueError(
                 f"{self.backup} is damaged ({first_line(error)}); use --fresh"
             ) from None
-        done = int(encoder.optimizer.iterations) // len(self.batches)
         self.history = history[:done]
         print(f"going on after epoch {done}")
         return done

@@ -4,50 +4,59 @@ import numpy as np
 
 
 def principal_directions(h, count):
-    """The mean of the rows of h, and the directions in which they vary most, as columns."""
-    mean = h.mean(axis=0)
+    """The directions in which the rows of h vary most, as `count` orthonormal columns."""
     _, vectors = np.linalg.eigh(np.cov(h.T, bias=True))  # by rising variance
-    return mean, vectors[:, ::-1][:, :count]
+    return vectors[:, ::-1][:, :count].astype(h.dtype)
 
 
-def fit_mixture(y, components, rounds=30, borrowed=50, seed=0):
+def fit_mixture(y, components, rounds=8, borrowed=50, seed=0):
     """Fit Gaussians with full covariances to the rows of y by expectation maximisation.
 
     Args:
+        y: array (rows, d).
         borrowed: every Gaussian's covariance is mixed with the average one, as if it had seen
             that many more rows: small groups keep a sensible shape.
 
     Returns:
-        weights (K,), means (K, d), covariances (K, d, d).
+        shares: array (rows, K), how much of each row belongs to each Gaussian.
+        covariances: array (K, d, d). The means are those of the rows, weighted by the shares.
     """
-    rng = np.random.default_rng(seed)
-    means = y[rng.choice(len(y), components, replace=False)]
-    for _ in range(10):  # k-means, to start from
-        nearest = np.argmin(np.sum(means**2, axis=1) - 2 * y @ means.T, axis=1)
-        groups = [y[nearest == k] for k in range(components)]
-        means = np.stack([g.mean(axis=0) if len(g) else y[0] for g in groups])
-    share = np.eye(components)[nearest]  # of each row in each Gaussian
+    shares = np.eye(components, dtype=y.dtype)[nearest_means(y, components, seed)]
     for _ in range(rounds):
-        count = share.sum(axis=0) + 1e-6
-        means = share.T @ y / count[:, None]
-        scatter = np.stack(
-            [(share[:, [k]] * (y - means[k])).T @ (y - means[k]) for k in range(components)]
-        )
-        average = scatter.sum(axis=0) / len(y)
-        covariances = (scatter + borrowed * average) / (count + borrowed)[:, None, None]
-        covariances += 1e-8 * np.eye(y.shape[1])
-        weights = count / count.sum()
-        logs = np.log(weights) + log_gaussians(y, means, covariances)
-        share = np.exp(logs - logs.max(axis=1, keepdims=True))
-        share /= share.sum(axis=1, keepdims=True)
-    return weights, means, covariances
+        means, covariances = gaussians(y, shares, borrowed)
+        logs = np.log(shares.mean(axis=0) + 1e-30) + log_gaussians(y, means, covariances)
+        shares = np.exp(logs - logs.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+    return shares, gaussians(y, shares, borrowed)[1]
+
+
+def nearest_means(y, count, seed, rounds=10):
+    """Group the rows of y around `count` means (k-means); return each row's group."""
+    means = y[np.random.default_rng(seed).choice(len(y), count, replace=False)]
+    for _ in range(rounds):
+        nearest = np.argmin(np.sum(means**2, axis=1) - 2 * y @ means.T, axis=1)
+        groups = [y[nearest == k] for k in range(count)]
+        means = np.stack([g.mean(axis=0) if len(g) else y[0] for g in groups])
+    return nearest
+
+
+def weighted_means(rows, shares):
+    """The mean of the rows in each Gaussian's share of them."""
+    return shares.T @ rows / (shares.sum(axis=0)[:, None] + 1e-6)
+
+
+def gaussians(y, shares, borrowed):
+    """The means and covariances of the rows in each share."""
+    means, count = weighted_means(y, shares), shares.sum(axis=0)
+    scatter = [(s[:, None] * (y - m)).T @ (y - m) for s, m in zip(shares.T, means, strict=True)]
+    average = sum(scatter) / len(y) + 1e-8 * np.eye(y.shape[1], dtype=y.dtype)
+    return means, (np.stack(scatter) + borrowed * average) / (count + borrowed)[:, None, None]
 
 
 def log_gaussians(y, means, covariances):
     """log N(y; mean, covariance) of each row under each Gaussian, (rows, K)."""
-    roots = np.linalg.cholesky(covariances)
     logs = []
-    for mean, root in zip(means, roots, strict=True):
+    for mean, root in zip(means, np.linalg.cholesky(covariances), strict=True):
         standard = (y - mean) @ np.linalg.inv(root).T
         logs.append(-0.5 * np.sum(standard**2, axis=1) - np.sum(np.log(np.diag(root))))
     return np.stack(logs, axis=1) - y.shape[1] / 2 * np.log(2 * np.pi)

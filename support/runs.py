@@ -109,7 +109,7 @@ def start_or_go_on(output, settings, fresh):
         if model.exists():
             print(f"--fresh: a new run replaces {model} as soon as its first epoch is done")
         old = ["backup.keras", "history.csv", "training.gif", "training.png"]
-        for path in (*(output / name for name in old), *output.glob("samples/epoch_*.png")):
+        for path in (*(output / name for name in old), *output.glob("samples/*epoch_*.png")):
             path.unlink(missing_ok=True)
     elif file.exists():
         for name, value in json.loads(file.read_text()).items():

@@ -32,7 +32,7 @@ def quiet():
         # Keras would import TensorFlow just to save a model, which takes seconds.
         sys.modules.setdefault("tensorflow", None)
     chatter = tempfile.TemporaryFile(mode="w+", errors="replace")
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
     os.dup2(chatter.fileno(), 2)
 
 

@@ -1,12 +1,11 @@
 """What the tests share: small networks, real digits, and each backend's autodiff."""
 
-import signal
-
 import keras
 import numpy as np
 import pytest
 
 import nice
+from support import data
 
 SMALL = ["--couplings", "2", "--hidden-layers", "1", "--hidden-units", "32", "--batch-size", "100"]
 
@@ -15,21 +14,16 @@ SMALL = ["--couplings", "2", "--hidden-layers", "1", "--hidden-units", "32", "--
 def digits(tmp_path_factory):
     """An .npz file with the first 1,000 training and 200 test images of MNIST."""
     path = tmp_path_factory.mktemp("data") / "digits.npz"
-    with np.load(nice.DATA) as mnist:
+    with np.load(data.MNIST) as mnist:
         x_train, x_test, y_test = mnist["x_train"][:1000], mnist["x_test"][:200], mnist["y_test"]
     np.savez(path, x_train=x_train, x_test=x_test, y_test=y_test[:200])
     return path
 
 
-def train(data, output, *options, epochs=3):
+def train(digits, output, *options, epochs=3):
     """Run `python nice.py` with a small network, in this process; return its exit status."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    arguments = ["--data", data, "--output", output, *SMALL, "--epochs", epochs, *options]
-    try:
-        return nice.main([str(argument) for argument in arguments])
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    arguments = ["--data", digits, "--output", output, *SMALL, "--epochs", epochs, *options]
+    return nice.main([str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="session")

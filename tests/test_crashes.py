@@ -1,10 +1,10 @@
-"""Runs that are stopped, killed, or run out of room, in processes of their own.
+"""Runs that are stopped, killed, or run out of room, most of them in processes of their own.
 
 NICE_KILLS sets how often `kill -9` is tried.
 """
 
 import os
-import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +13,12 @@ from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
+import pytest
 from conftest import SMALL, train
 
 import nice
+from support import runs
+from support.history import read_history
 
 KILLS = int(os.environ.get("NICE_KILLS", 2))
 SCRIPT = Path(nice.__file__)
@@ -33,7 +36,7 @@ def check_whole(output):
     """Every file that has its final name can be read, and holds what it should."""
     for path in output.glob("samples/epoch_*.png"):
         assert imageio.imread(path).shape == (420, 420)
-    history = nice.read_history(output) if (output / "history.csv").exists() else []
+    history = read_history(output) if (output / "history.csv").exists() else []
     assert [row["epoch"] for row in history] == list(range(1, len(history) + 1))
     assert all(np.isfinite(row["val_loss"]) for row in history)
     if history:
@@ -45,24 +48,37 @@ def check_whole(output):
 def wait_for(path, run):
     while not path.exists() and run.poll() is None:
         time.sleep(0.01)
+    assert path.exists(), run.communicate()
+
+
+def weights(output):
+    return [np.asarray(weight) for weight in nice.load_encoder(output / "nice.keras").get_weights()]
 
 
 def test_a_stopped_run_goes_on_as_if_nothing_had_happened(digits, trained, tmp_path):
+    stopped = 0
     for number in (signal.SIGINT, signal.SIGTERM):
-        done = len(list(tmp_path.glob("samples/*")))
+        done = len(list(tmp_path.glob("samples/epoch_*")))
         run = start(digits, tmp_path)
         wait_for(tmp_path / "samples" / f"epoch_{done + 1:03}.png", run)
         run.send_signal(number)
         _, error = run.communicate(timeout=180)
         if run.returncode:  # else it was done before the signal came
+            stopped += 1
             assert run.returncode == 128 + number
-            assert error.count("\n") == 1 and "again to go on" in error
+            assert error.startswith("nice.py: stopped: ") and "again to go on" in error
+            assert error.count("\n") == 1
             check_whole(tmp_path)
-            assert len(nice.read_history(tmp_path)) < 3
+            assert len(read_history(tmp_path)) <= 3
+        if (tmp_path / "training.gif").exists():
+            break
+    assert stopped
     if not (tmp_path / "training.gif").exists():
         assert train(digits, tmp_path) == 0
     # the same machine, backend and seed: the same digits
-    assert nice.read_history(tmp_path) == nice.read_history(trained)
+    assert read_history(tmp_path) == read_history(trained)
+    for a, b in zip(weights(tmp_path), weights(trained), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_kill_at_any_moment(digits, tmp_path):
@@ -70,6 +86,7 @@ def test_kill_at_any_moment(digits, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     epochs = 3 + 2 * KILLS
     assert train(digits, whole, epochs=epochs) == 0
+    hits = 0
     for kill in range(KILLS):
         run = start(digits, killed, epochs=epochs)
         files = len(list(killed.glob("samples/*")))
@@ -83,14 +100,28 @@ def test_kill_at_any_moment(digits, tmp_path):
             time.sleep(rng.uniform(0, 0.5))
         run.kill()
         run.communicate()
+        hits += run.returncode == -signal.SIGKILL
         check_whole(killed)
+    assert hits
     if not (killed / "training.gif").exists():
         assert train(digits, killed, epochs=epochs) == 0
-    assert nice.read_history(killed) == nice.read_history(whole)
+    assert read_history(killed) == read_history(whole)
     assert not list(killed.glob("**/partial-*"))
 
 
+def test_what_a_kill_left_half_written_is_removed(trained, digits, tmp_path):
+    output = shutil.copytree(trained, tmp_path / "output")
+    (output / "training.gif").unlink()
+    left = [output / "partial-nice.keras", output / "samples" / "partial-epoch_002.png"]
+    for path in left:
+        path.write_text("half")
+    assert train(digits, output, "--fresh", epochs=1) == 0
+    assert not list(output.glob("**/partial-*"))
+    check_whole(output)
+
+
 def test_a_full_disk(digits, tmp_path):
+    resource = pytest.importorskip("resource")
     limit = 400_000  # bytes a file: the model fits, the backup with the optimiser does not
 
     def fill():
@@ -99,20 +130,91 @@ def test_a_full_disk(digits, tmp_path):
     run = start(digits, tmp_path, preexec_fn=fill)
     _, error = run.communicate(timeout=180)
     assert run.returncode == 1
-    assert error.count("\n") == 1 and "cannot write" in error
+    assert error.startswith(f"nice.py: cannot write to {tmp_path}: ") and error.count("\n") == 1
+    assert "make room" in error and "again to go on" in error
+    assert (tmp_path / "nice.keras").exists() and not (tmp_path / "backup.keras").exists()
     assert not list(tmp_path.glob("**/partial-*"))
     check_whole(tmp_path)
-    assert train(digits, tmp_path) == 0
+    assert train(digits, tmp_path, epochs=3) == 0
 
 
 def test_a_second_run_in_the_same_folder(digits, tmp_path, refuse):
-    lock = nice.claim(tmp_path)  # what a run holds on to
-    arguments = ["--data", digits, "--output", tmp_path, "--fresh"]
-    refuse(nice.main, arguments, "in use by another run")
-    lock.close()
+    arguments = ["--data", digits, "--output", tmp_path, *SMALL, "--epochs", 200, "--fresh"]
     run = start(digits, tmp_path, epochs=200)
-    wait_for(tmp_path / "settings.json", run)
-    refuse(nice.main, arguments, "in use by another run")
-    run.kill()
-    run.communicate()
-    nice.claim(tmp_path).close()  # the system dropped the lock
+    try:
+        wait_for(tmp_path / "samples" / "epoch_001.png", run)
+        before = (tmp_path / "settings.json").read_bytes()
+        refuse(nice.main, arguments, tmp_path, "in use by another run")
+        refuse(nice.main, arguments[:-1], "in use by another run")
+        assert (tmp_path / "settings.json").read_bytes() == before
+        assert run.poll() is None
+    finally:
+        run.kill()
+        run.communicate()
+    with runs.folder(tmp_path, {}, fresh=True):
+        pass  # the system dropped the lock
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "other"])
+def test_a_damaged_backup_is_refused(damage, trained, digits, tmp_path, refuse):
+    """Whatever is wrong with it, and without touching what else is there."""
+    output = shutil.copytree(trained, tmp_path / "output")
+    (output / "training.gif").unlink()
+    content = (output / "nice.keras").read_bytes()
+    middle = len(content) // 2
+    content = {
+        "cut": content[:-100],
+        "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+        "empty": b"",
+        "other": content,  # a whole file, but of a model without its optimiser
+    }[damage]
+    (output / "backup.keras").write_bytes(content)
+    before = {path: path.read_bytes() for path in output.glob("**/*.[kcp]*")}
+    again = ["--data", digits, "--output", output, "--epochs", "3", *SMALL]
+    refuse(nice.main, again, output / "backup.keras", "is damaged", "use --fresh")
+    assert {path: path.read_bytes() for path in output.glob("**/*.[kcp]*")} == before
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    """And its folder, which holds the name, after: else a power cut could leave it empty."""
+    path, partial = tmp_path / "file.txt", tmp_path / "partial-file.txt"
+    path.write_text("old")
+    events, sync, rename = [], os.fsync, os.replace
+
+    def fsync(descriptor):
+        inode = os.fstat(descriptor).st_ino
+        names = {file.stat().st_ino: file for file in (tmp_path, *tmp_path.iterdir())}
+        events.append(("flush", names[inode]))
+        sync(descriptor)
+
+    def replace(source, target):
+        events.append(("rename", source, target))
+        assert path.read_text() == "old" and source.read_text() == "new"
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    runs.replace(path, lambda partial: partial.write_text("new"))
+    folder = [("flush", tmp_path)] if os.name == "posix" else []
+    assert events == [("flush", partial), ("rename", partial, path), *folder]
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("step", ["write", "fsync", "replace"])
+def test_a_failure_at_any_step_leaves_the_old_file(step, tmp_path, monkeypatch):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def fail(*_):
+        raise OSError(step)
+
+    def write(partial):
+        partial.write_text("half")
+        if step == "write":
+            fail()
+
+    if step != "write":
+        monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError, match=step):
+        runs.replace(path, write)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

@@ -1,15 +1,33 @@
-"""Each layer's inverse against its call, and its log-determinant against autodiff."""
+"""Each layer's inverse against its call, its log-determinant against autodiff; the priors."""
+
+import math
 
 import keras
 import numpy as np
 import pytest
 from conftest import jacobian, randomise
 
-from layers import AdditiveCoupling, DiagonalScaling, Inverse, UniformNoise
+from layers import (
+    AdditiveCoupling,
+    DiagonalScaling,
+    FittedPrior,
+    GaussianPrior,
+    GreyLevels,
+    Inverse,
+    LogisticPrior,
+    UniformNoise,
+)
+from support import backends
+
+POLICIES = ("float32", "float64", "mixed_float16", "mixed_bfloat16")
 
 
 def numbers(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def array(tensor):
+    return keras.ops.convert_to_numpy(tensor)
 
 
 def built(layer, dimensions=6):
@@ -19,27 +37,67 @@ def built(layer, dimensions=6):
 
 LAYERS = {
     "coupling": lambda: built(AdditiveCoupling(2, 8)),
-    "linear coupling": lambda: built(AdditiveCoupling(1, 8, "linear")),
-    "scaling": lambda: built(DiagonalScaling(factor=3.0)),
-    "noise": lambda: built(UniformNoise(0.1)),
+    "linear coupling": lambda: built(AdditiveCoupling(1, 8, "linear", output_gain=0.5)),
+    "scaling": lambda: built(DiagonalScaling(speed=3.0)),
+    "noise": lambda: built(UniformNoise(-0.1, 0.2)),
+    "grey levels": lambda: built(GreyLevels(256)),
 }
+PRIORS = {
+    "gaussian": lambda: built(GaussianPrior()),
+    "logistic": lambda: built(LogisticPrior()),
+}
+
+
+@pytest.fixture(params=POLICIES)
+def policy(request):
+    """Keras's dtype policy, one after the other."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy(before)
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_inverse_undoes_call(name):
     layer, x = LAYERS[name](), keras.ops.convert_to_tensor(numbers(5, 6))
     for y in (layer.inverse(layer(x)), layer(layer.inverse(x)), Inverse(layer)(layer(x))):
-        np.testing.assert_allclose(
-            keras.ops.convert_to_numpy(y), keras.ops.convert_to_numpy(x), atol=1e-5
-        )
+        np.testing.assert_allclose(array(y), array(x), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_log_determinant_is_the_jacobians(name):
+    """In the units of x: a change of units before it does not count."""
     layer = LAYERS[name]()
-    determinant = np.linalg.det(jacobian(layer, numbers(6)))
-    declared = keras.ops.convert_to_numpy(layer.log_scale).sum() if name == "scaling" else 0
-    np.testing.assert_allclose(np.log(abs(determinant)), declared, atol=1e-5)
+    _, nats = np.linalg.slogdet(jacobian(layer, numbers(6)))
+    units = -6 * math.log(256) if name == "grey levels" else 0
+    np.testing.assert_allclose(nats, float(layer.log_determinant()) + units, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_layer_is_float32_under_every_policy(name, policy):
+    layer, x = LAYERS[name](), numbers(5, 6)
+    for training in {"training": True}, {}:
+        y = layer(x, **training if name == "noise" else {})
+        assert keras.backend.standardize_dtype(y.dtype) == "float32"
+    np.testing.assert_allclose(array(layer.inverse(y)), x, atol=1e-5)
+    assert {weight.dtype for weight in layer.weights if "coupling" not in name} <= {"float32"}
+
+
+def test_a_couplings_network_follows_the_policy(policy):
+    layer = built(AdditiveCoupling(2, 8))
+    computed = {"float64": "float64", "mixed_float16": "float16", "mixed_bfloat16": "bfloat16"}
+    assert {dense.compute_dtype for dense in layer.m.layers} == {computed.get(policy, "float32")}
+
+
+def test_log_scales_are_summed_in_float32_under_every_policy(policy):
+    layer = built(DiagonalScaling(), 784)
+    log_scale = numbers(784) + 3.5
+    layer.log_scale_over_speed.assign(log_scale)
+    total = log_scale.astype("float64").sum()
+    layer(numbers(3, 784))
+    (loss,) = layer.losses
+    assert float(layer.log_determinant()) == pytest.approx(total, rel=1e-6)
+    assert float(loss) == pytest.approx(-total, rel=1e-6)
 
 
 def test_coupling_reverses_splits_interleaved_and_subtracts():
@@ -47,60 +105,150 @@ def test_coupling_reverses_splits_interleaved_and_subtracts():
     x = numbers(3, 6)
     reverse = x[:, ::-1]
     x1, x2 = reverse[:, 0::2], reverse[:, 1::2]
-    shift = keras.ops.convert_to_numpy(layer.m(x1))
-    h = keras.ops.convert_to_numpy(layer(x))
+    shift = array(layer.m(x1.copy()))
+    h = array(layer(x))
     assert (shift >= 0).all() and (shift > 0).any()
     np.testing.assert_allclose(h[:, 0::2], x1, atol=1e-6)
     np.testing.assert_allclose(h[:, 1::2], x2 - shift, atol=1e-6)
 
 
-def test_scaling_adds_its_log_determinant_to_the_loss():
-    layer = built(DiagonalScaling())
-    layer(numbers(3, 6))
-    (loss,) = layer.losses
-    np.testing.assert_allclose(
-        float(loss), -keras.ops.convert_to_numpy(layer.log_scale).sum(), rtol=1e-5
-    )
-
-
-@pytest.mark.parametrize("factor", [1.0, 10.0])
-def test_log_scale_learns_as_many_times_faster(factor):
-    x = keras.Input((6,))
-    model = keras.Model(x, DiagonalScaling(factor=factor)(x))
-    model.compile(keras.optimizers.Adam(1e-3), loss=lambda _, z: keras.ops.sum(z**2, -1))
-    model.train_on_batch(0.1 * numbers(50, 6), np.zeros(50))
-    log_scale = keras.ops.convert_to_numpy(model.layers[-1].log_scale)
-    np.testing.assert_allclose(log_scale, factor * 1e-3, rtol=1e-3)  # Adam's first step: the rate
+def test_a_linear_coupling_shifts_both_ways():
+    layer = built(AdditiveCoupling(1, 8, "linear"))
+    shift = array(layer.m(numbers(50, 3)))
+    assert (shift < 0).any() and (shift > 0).any()
 
 
 def test_a_small_output_gain_starts_near_the_reversal():
     x = numbers(4, 6)
-    h = AdditiveCoupling(2, 8, "linear", output_gain=1e-3)(x)
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(h), x[:, ::-1], atol=1e-2)
-    assert not np.allclose(keras.ops.convert_to_numpy(h), x[:, ::-1], atol=1e-9)
+    h = array(AdditiveCoupling(2, 8, "linear", output_gain=1e-3)(x))
+    np.testing.assert_allclose(h, x[:, ::-1], atol=1e-2)
+    assert not np.allclose(h, x[:, ::-1], atol=1e-9)
 
 
-def test_noise_only_trains():
-    layer = UniformNoise(0.25)
-    x = np.ones((100, 6), "float32")
-    noisy, again = (keras.ops.convert_to_numpy(layer(x, training=True)) for _ in range(2))
-    assert (noisy <= 1).all() and (noisy > 0.75 - 1e-6).all()
-    assert noisy.min() < 0.76 and noisy.max() > 0.99
+def test_scaling_multiplies_and_adds_its_log_determinant_to_the_loss():
+    layer, h = built(DiagonalScaling()), numbers(3, 6)
+    z = array(layer(h))
+    (loss,) = layer.losses
+    np.testing.assert_allclose(float(loss), -array(layer.log_scale).sum(), rtol=1e-5)
+    np.testing.assert_allclose(z, h * np.exp(array(layer.log_scale)), rtol=1e-5)
+    np.testing.assert_allclose(z * layer.sigma, h, rtol=1e-5)
+
+
+@pytest.mark.parametrize("speed", [1.0, 10.0])
+def test_log_scale_learns_as_many_times_faster(speed):
+    x = keras.Input((6,))
+    model = keras.Model(x, GaussianPrior()(DiagonalScaling(speed)(x)))
+    model.compile(keras.optimizers.Adam(1e-3))
+    model.train_on_batch(0.1 * numbers(50, 6))
+    log_scale = array(model.layers[1].log_scale)
+    np.testing.assert_allclose(log_scale, speed * 1e-3, rtol=1e-3)  # Adam's first step: the rate
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-0.25, 0.0)])
+def test_noise_fills_its_range_in_training_only(low, high):
+    layer = UniformNoise(low, high)
+    x = np.full((100, 6), 3.0, "float32")
+    noisy, again = (array(layer(x, training=True)) - 3 for _ in range(2))
+    width = high - low
+    assert noisy.min() >= low - 1e-6 and noisy.max() <= high + 1e-6
+    assert noisy.min() < low + 0.03 * width and noisy.max() > high - 0.03 * width
+    assert noisy.mean() == pytest.approx((low + high) / 2, abs=0.06 * width)
     assert (noisy != again).any()
-    np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer(x)), x)
+    np.testing.assert_array_equal(array(layer(x)), x)
+    np.testing.assert_array_equal(array(layer.inverse(x)), x)
 
 
-@pytest.mark.parametrize("name", LAYERS)
+def test_noise_can_be_drawn_again_and_switched_off():
+    x = keras.ops.convert_to_tensor(numbers(5, 6))
+    one, again, other = (array(UniformNoise(0, 1).add_to(x, seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).all()
+    off = UniformNoise(0.5, 0.5)
+    np.testing.assert_array_equal(array(off(x, training=True)), array(x))
+
+
+def test_grey_levels_divides():
+    np.testing.assert_allclose(array(GreyLevels(255)(np.full((1, 2), 51.0, "float32"))), 0.2)
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_a_priors_density_integrates_to_one(name):
+    prior = {"gaussian": GaussianPrior, "logistic": LogisticPrior}[name]()
+    prior.build((None, 2))
+    side = np.linspace(-30, 30, 601, dtype="float32")
+    points = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+    total = np.exp(array(prior.log_prob(points))).sum() * (side[1] - side[0]) ** 2
+    assert total == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_a_prior_passes_codes_on_and_adds_its_share_of_the_loss(name):
+    prior, z = PRIORS[name](), 2 * numbers(50, 6)
+    np.testing.assert_array_equal(array(prior(z)), z)
+    z = z.astype("float64")
+    if name == "gaussian":  # eq. 15 leaves out (D/2) log 2 pi
+        expected, constant = z**2 / 2, 3 * math.log(2 * math.pi)
+    else:
+        expected, constant = np.logaddexp(0, z) + np.logaddexp(0, -z), 0
+    expected = expected.sum(axis=1)
+    (loss,) = prior.losses
+    assert float(loss) == pytest.approx(expected.mean(), rel=1e-5)
+    log_prob = array(prior.log_prob(z.astype("float32")))
+    np.testing.assert_allclose(log_prob, -expected - constant, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_a_priors_force_is_its_slope(name):
+    prior, z = PRIORS[name](), 2 * numbers(20, 6)
+    slope = backends.gradient(prior.log_prob)(z)
+    np.testing.assert_allclose(prior.force(z), -z * slope, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_a_priors_codes_follow_its_density(name):
+    """Every quantile, by the distribution function of each density."""
+    prior = PRIORS[name]()
+    z = prior.sample(5000, seed=1)
+    assert z.shape == (5000, 6) and z.dtype == np.float32
+    assert z.std() == pytest.approx(prior.deviation, rel=0.03)
+    below = {
+        "gaussian": lambda z: (1 + math.erf(z / math.sqrt(2))) / 2,
+        "logistic": lambda z: 1 / (1 + math.exp(-z)),
+    }[name]
+    for point in (-2, -0.5, 0, 1, 3):
+        assert (z < point).mean() == pytest.approx(below(point), abs=0.01)
+    np.testing.assert_allclose(prior.sample(5000, 0.5, seed=1), z / 2, rtol=1e-5)
+    assert (prior.sample(5000, seed=2) != z).any()
+    assert not prior.sample(3, 0.0).any()
+
+
+def test_a_fitted_prior_is_no_part_of_the_objective():
+    prior, z = FittedPrior(), numbers(5, 6)
+    np.testing.assert_array_equal(array(prior(z)), z)
+    assert not prior.losses and not prior.trainable_weights
+
+
+@pytest.mark.parametrize("name", [*LAYERS, *PRIORS, "fitted"])
 def test_layers_can_be_saved(name, tmp_path):
-    layer = LAYERS[name]()
-    data, code = keras.Input((6,)), keras.Input((6,))
-    models = keras.Model(data, layer(data)), keras.Model(code, Inverse(layer)(code))
+    layer = ({"fitted": lambda: built(FittedPrior())} | LAYERS | PRIORS)[name]()
+    for seed, weight in enumerate(layer.weights):
+        weight.assign(numbers(*weight.shape, seed=seed))
+    data = keras.Input((6,))
+    models = [keras.Model(data, layer(data))]
+    if name in LAYERS:
+        models.append(keras.Model(data, Inverse(layer)(data)))
     for model in models:
         model.save(tmp_path / "model.keras")
         loaded = keras.saving.load_model(tmp_path / "model.keras")
+        assert len(loaded.weights) == len(layer.weights)
+        for weight, there in zip(model.weights, loaded.weights, strict=True):
+            np.testing.assert_array_equal(array(there), array(weight))
         np.testing.assert_array_equal(
             loaded.predict(numbers(4, 6), verbose=0), model.predict(numbers(4, 6), verbose=0)
         )
+        ours = loaded.layers[-1]
+        ours = ours.layer if isinstance(ours, Inverse) else ours
+        assert ours.get_config() == layer.get_config()
 
 
 @pytest.mark.parametrize(
@@ -110,9 +258,10 @@ def test_layers_can_be_saved(name, tmp_path):
         (lambda: AdditiveCoupling().build((None, None)), "even number"),
         (lambda: AdditiveCoupling(hidden_layers=0), "hidden_layers must be at least 1"),
         (lambda: AdditiveCoupling(hidden_units=-3), "hidden_units must be at least 1"),
-        (lambda: UniformNoise(-0.1), "width must be at least 0"),
-        (lambda: UniformNoise(float("nan")), "width must be at least 0"),
+        (lambda: UniformNoise(0, -0.1), "high >= low"),
+        (lambda: UniformNoise(0, float("nan")), "high >= low"),
         (lambda: Inverse(keras.layers.Dense(3)), "no inverse"),
+        (lambda: Inverse(GaussianPrior()), "no inverse"),
     ],
 )
 def test_bad_arguments(make, words):
