@@ -34,7 +34,7 @@ from layers import (
     LogisticPrior,
     UniformNoise,
 )
-from support import backends, command_line, data, history, runs
+from support import backends, command_line, data, history, model_files, runs
 
 # --- Recipes ---------------------------------------------------------------------------------
 
@@ -151,8 +151,8 @@ def load_encoder(path):
         ValueError: the file is missing, damaged, or not a NICE encoder.
     """
     try:
-        data.check_zip(path)
-        data.check_classes(path)
+        model_files.check_zip(path)
+        model_files.check_classes(path)
         encoder = keras.saving.load_model(path, compile=False, safe_mode=True)
         for name in ("noise", "grey_levels", "scaling", "prior"):
             encoder.get_layer(name)

@@ -168,6 +168,7 @@ def stages(encoder, x_test, y_test, *, rows=4, temperature=0.8, codes="fitted", 
         shown.reshape(*shown.shape[:2], *encoder.input_shape[1:]),
         rows=["random code"] * rows + ["test image"] * rows,
         columns=columns,
+        zoom=3,  # wide enough for the labels
     )
 
 

@@ -1,8 +1,6 @@
 """Images: load and check them, and feed them to `fit` in batches."""
 
-import json
 import math
-import zipfile
 import zlib
 from pathlib import Path
 
@@ -113,36 +111,6 @@ def check_shape(encoder, images):
             f"the data's images have shape {images.shape[1:]}, the model was trained on "
             f"{encoder.input_shape[1:]}: choose its --data"
         )
-
-
-def check_zip(path):
-    """Read a zip file, such as a .keras file, once against its checksums."""
-    with zipfile.ZipFile(path) as file:
-        damaged = file.testzip()
-    if damaged:
-        raise ValueError(f"its part {damaged} is damaged")
-
-
-OUR_CLASSES = {"Functional", "InputLayer", "Reshape", "DTypePolicy", "__keras_tensor__"}
-
-
-def check_classes(path):
-    """See that a .keras file names no classes but those that an encoder needs.
-
-    Keras's safe mode refuses code in a file, but has let some in by way of classes that load
-    more of it.
-    """
-    with zipfile.ZipFile(path) as file:
-        parts = [json.loads(file.read("config.json"))]
-    while parts:
-        part = parts.pop()
-        name = part.get("class_name") if isinstance(part, dict) else None
-        known = name and keras.saving.get_registered_object(str(part.get("registered_name")))
-        ours = known and part["registered_name"].startswith("nice>")
-        if name and not ours and name not in OUR_CLASSES:
-            raise ValueError(f"a NICE model has no {name}")
-        if isinstance(part, (dict, list)):
-            parts += part.values() if isinstance(part, dict) else part
 
 
 def first_line(error):

@@ -8,7 +8,8 @@ import keras
 import numpy as np
 
 from support import pictures
-from support.data import check_zip, first_line
+from support.data import first_line
+from support.model_files import check_zip
 from support.runs import replace
 
 

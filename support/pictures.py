@@ -16,23 +16,25 @@ class Sheet:
     Args:
         images: array of shape (rows, columns, *image_shape), in grey levels.
         rows, columns: labels; these share the sheet's height and width evenly.
+        zoom: how many pixels wide a pixel is drawn.
     """
 
     images: np.ndarray
     rows: list = ()
     columns: list = ()
+    zoom: int = 2
 
-    def picture(self, zoom=2):
-        """One uint8 picture of all images, each pixel drawn as zoom * zoom."""
-        return self.draw(self.images, self.columns, zoom)
+    def picture(self):
+        """One uint8 picture of all images."""
+        return self.draw(self.images, self.columns)
 
-    def frames(self, zoom=2):
+    def frames(self):
         """The columns as an animation, there and back."""
-        frames = [self.draw(column[:, None], (), zoom) for column in self.images.swapaxes(0, 1)]
+        frames = [self.draw(column[:, None], ()) for column in self.images.swapaxes(0, 1)]
         return frames + frames[-2:0:-1]
 
-    def draw(self, images, columns, zoom):
-        picture = grid(np.concatenate(images), *images.shape[:2], zoom)
+    def draw(self, images, columns):
+        picture = grid(np.concatenate(images), *images.shape[:2], self.zoom)
         return labelled(picture, self.rows, columns) if len(self.rows) or columns else picture
 
 

@@ -77,6 +77,16 @@ def test_damaged_data(read, tmp_path):
     assert refused > COUNT / 2
 
 
+def test_a_damaged_name_hides_no_labels(tmp_path):
+    """A zip file has each name twice; only the one in its directory, at the end, is looked up."""
+    path, images = tmp_path / "a.npz", np.zeros((4, 2, 2), "uint8")
+    np.savez(path, x_train=images, x_test=images, y_test=np.arange(4))
+    before, after = path.read_bytes().rsplit(b"y_test", 1)
+    path.write_bytes(before + b"y_tesu" + after)
+    with pytest.raises(ValueError, match="a.npz: not a readable .npz file"):
+        data.load_test_images(path)
+
+
 # --- Code in files ---------------------------------------------------------------------------
 
 
@@ -201,7 +211,8 @@ def test_command_lines_are_refused_where_a_piece_is_wrong(program, outcome, tmp_
         output = f"--output=run_{trial}" + (".png" if program is sample else "")
         pieces = [output, *rng.permutation(some_good())]
         words = [word for part in pieces for word in part.split(" ")]
-        assert outcome(program, words) == "works", words
+        if trial % 5 == 0:
+            assert outcome(program, words) == "works", words
         if "--output" in piece:
             words = words[1:]
         words += piece.split(" ")
@@ -218,6 +229,7 @@ def test_strange_command_lines(program, outcome, trained, tmp_path):
     words = "--data --output --rows --epochs --model --seed --noise --prior --recipe -- - -1 0 1e9"
     words = [*words.split(), "nan", "", "inf", "é", "☃.gif", "inpaint", "x" * 5000, "a\nb", "\0"]
     words += [str(trained / "nice.keras"), str(tmp_path), "--data=", "1e-400", "0x10", "%s", "{}"]
+    words += ["--output=" + "x" * 300 + ".png", "--output=output/nice.keras/a.png"]
     words += ["-h", "--help", "anneal", "--output=a.png", "--codes", "prior", "--steps=2", "%"]
     rng = np.random.default_rng(1)
     seen = []

@@ -578,8 +578,8 @@ def test_the_learning_rate_rises_and_falls(compiled):
     cosine = [(1 + math.cos(math.pi * i / 6)) / 2000 for i in range(7)]
     warm = [0, 5e-4, *[(1 + math.cos(math.pi * i / 4)) / 2000 for i in range(5)]]
     for changes, expected in (
-        ({}, cosine),
-        ({"warmup": 2}, warm),
+        ({"decay": True}, cosine),
+        ({"decay": True, "warmup": 2}, warm),
         ({"decay": False, "warmup": 2}, 7 * [1e-3]),
     ):
         optimizer = compiled(**changes).optimizer

@@ -12,6 +12,7 @@ def random_images(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype="uint8")
 
 
+@pytest.mark.filterwarnings("error")
 def test_pixels_are_rounded_and_clipped_and_what_is_no_number_is_black():
     grey = np.array([0.4, 0.6, 254.6, 255.4, 300, 1e30, np.inf, -1, -np.inf, np.nan])
     pixels = pictures.to_pixels(grey)
@@ -61,7 +62,7 @@ def test_a_sheet_without_labels_is_the_grid():
     np.testing.assert_array_equal(
         Sheet(images).picture(), pictures.grid(images.reshape(6, 5, 4), 2, 3, zoom=2)
     )
-    assert Sheet(images).picture(zoom=1).shape == (10, 12)
+    assert Sheet(images, zoom=1).picture().shape == (10, 12)
 
 
 def test_a_sheets_labels_take_their_room():

@@ -269,7 +269,8 @@ def test_stages_lead_from_codes_to_images_and_back(encoder, test_set):
     np.testing.assert_allclose(flat[:, 1], levels * codes * sigma(encoder), atol=1e-2)
     # A coupling reverses the dimensions, and lets one half of them through unchanged.
     coupling = encoder.get_layer("coupling_2")
-    undone = levels * array(coupling.inverse(flat[:, 1] / levels))
+    h = keras.ops.convert_to_tensor(flat[:, 1] / levels)
+    undone = levels * array(coupling.inverse(h))
     np.testing.assert_allclose(flat[:, 2], undone, atol=1e-2)
     decoded = sample.decode(encoder, codes[:, None])[:, 0]
     np.testing.assert_allclose(sheet.images[:, -1], decoded, atol=1e-2)
