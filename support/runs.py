@@ -24,17 +24,38 @@ class Stopped(Exception):
         self.status = status
 
 
-def replace(path, write):
-    """Call `write` on another path, then rename: `path` is whole at any moment, old or new."""
-    partial = path.with_name("partial-" + path.name)
+@contextlib.contextmanager
+def on_signals(handler):
+    """Call `handler(number, frame)` on SIGINT and SIGTERM; only the main thread gets any."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        write(partial)
-        flush(partial)  # or after a power cut the new name might stand for an empty file
-        os.replace(partial, path)
-        if os.name == "posix":
-            flush(path.parent)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)  # None: not set from Python
+
+
+def replace(path, write):
+    """Call `write` on another path, then rename: `path` is whole at any moment, old or new.
+
+    A signal waits until then: h5py calls Python from C, where an exception would be lost.
+    """
+    partial = path.with_name("partial-" + path.name)
+    received = []
+    try:
+        with on_signals(lambda number, frame: received.append(number)):
+            write(partial)
+            flush(partial)  # or after a power cut the new name might stand for an empty file
+            os.replace(partial, path)
+            if os.name == "posix":
+                flush(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+        for number in received:
+            signal.raise_signal(number)
 
 
 def flush(path):
@@ -44,6 +65,12 @@ def flush(path):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def stop(number, frame):
+    """Turn a signal into a KeyboardInterrupt with its number."""
+    signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+    raise KeyboardInterrupt(number)
 
 
 @contextlib.contextmanager
@@ -67,7 +94,7 @@ def folder(output, settings, fresh):
         raise ValueError(f"{output} is in use by another run, or read-only ({error})") from None
     again = f"run the same command {'without --fresh' if fresh else 'again'} to go on"
     try:
-        with stoppable():
+        with on_signals(stop):
             start_or_go_on(output, settings, fresh)
             yield
     except KeyboardInterrupt as interrupt:
@@ -80,25 +107,6 @@ def folder(output, settings, fresh):
         raise Stopped(message, 1) from None
     finally:
         lock.release()
-
-
-@contextlib.contextmanager
-def stoppable():
-    """Turn SIGINT and SIGTERM into a KeyboardInterrupt with the signal's number."""
-
-    def stop(number, frame):
-        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
-        raise KeyboardInterrupt(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread gets signals
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def start_or_go_on(output, settings, fresh):

@@ -3,7 +3,6 @@
 Only a program calls this. Importing nice, layers or sample changes nothing in your process.
 """
 
-import importlib.util
 import json
 import os
 import re
@@ -56,7 +55,3 @@ def backend():
     except (OSError, ValueError, KeyError):
         configured = "tensorflow"
     return os.environ.get("KERAS_BACKEND") or configured
-
-
-def is_installed(package):
-    return importlib.util.find_spec(package) is not None

@@ -3,6 +3,7 @@
 NICE_KILLS sets how often `kill -9` is tried.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -57,11 +58,11 @@ def weights(output):
 
 def test_a_stopped_run_goes_on_as_if_nothing_had_happened(digits, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    epochs = 8  # enough that a signal in the first two comes before the end
-    assert train(digits, whole, epochs=epochs) == 0
+    small, epochs = ("--batch-size", 5), 10  # slow enough that signals come before the end
+    assert train(digits, whole, *small, epochs=epochs) == 0
     for number in (signal.SIGINT, signal.SIGTERM):
         done = len(list(stopped.glob("samples/epoch_*")))
-        run = start(digits, stopped, epochs=epochs)
+        run = start(digits, stopped, *small, epochs=epochs)
         wait_for(stopped / "samples" / f"epoch_{done + 1:03}.png", run)
         run.send_signal(number)
         _, error = run.communicate(timeout=180)
@@ -70,11 +71,25 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(digits, tmp_path):
         assert error.count("\n") == 1
         check_whole(stopped)
         assert not (stopped / "training.gif").exists()
-    assert train(digits, stopped, epochs=epochs) == 0
+    assert train(digits, stopped, *small, epochs=epochs) == 0
     # the same machine, backend and seed: the same digits
     assert read_history(stopped) == read_history(whole)
     for a, b in zip(weights(stopped), weights(whole), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_file_is_written_waits_and_is_not_lost(number, tmp_path):
+    path = tmp_path / "file"
+
+    def write(partial):
+        with contextlib.suppress(KeyboardInterrupt):  # as h5py does, between Python and C
+            signal.raise_signal(number)
+        partial.write_text("whole")
+
+    with runs.on_signals(runs.stop), pytest.raises(KeyboardInterrupt):
+        runs.replace(path, write)
+    assert path.read_text() == "whole" and list(tmp_path.iterdir()) == [path]
 
 
 def test_kill_at_any_moment(digits, tmp_path):
