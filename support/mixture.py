@@ -1,11 +1,15 @@
 """Fit Gaussians to data: principal directions, then a mixture in them by EM. NumPy only."""
 
+import math
+
 import numpy as np
 
 
 def principal_directions(h, count):
     """The directions in which the rows of h vary most, as `count` orthonormal columns."""
-    _, vectors = np.linalg.eigh(np.cov(h.T, bias=True))  # by rising variance
+    mean = h.mean(axis=0)
+    covariance = h.T @ h / len(h) - np.outer(mean, mean)  # np.cov would copy h as float64
+    _, vectors = np.linalg.eigh(covariance.astype("float64"))  # by rising variance
     return vectors[:, ::-1][:, :count].astype(h.dtype)
 
 
@@ -59,4 +63,4 @@ def log_gaussians(y, means, covariances):
     for mean, root in zip(means, np.linalg.cholesky(covariances), strict=True):
         standard = (y - mean) @ np.linalg.inv(root).T
         logs.append(-0.5 * np.sum(standard**2, axis=1) - np.sum(np.log(np.diag(root))))
-    return np.stack(logs, axis=1) - y.shape[1] / 2 * np.log(2 * np.pi)
+    return np.stack(logs, axis=1) - y.shape[1] / 2 * math.log(2 * math.pi)
