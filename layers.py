@@ -246,7 +246,7 @@ class DiagonalScaling(FlowLayer):
 class Inverse(keras.Layer):
     """Run another layer backwards: `call` is that layer's `inverse`.
 
-    It owns no weights. Because it reads the other layer's variables inside `call`, a decoder
+    It adds no weights. Because it reads the other layer's variables inside `call`, a decoder
     made of these follows its encoder while the encoder trains. The same expression written
     outside a layer would be frozen into the model as a constant: the decoder would keep the
     first scale for ever, and draw worse and worse digits while the loss falls.

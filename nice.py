@@ -129,8 +129,8 @@ def build_encoder(image_shape, recipe):
 def build_decoder(encoder):
     """Build the decoder g = f^-1: code -> image, by walking the encoder's layers backwards.
 
-    It reads the encoder's weights and has none of its own, so it follows the encoder through
-    training. The encoder may also come from a file (`load_encoder`).
+    It shares the encoder's weights and adds none, so it follows the encoder through training.
+    The encoder may also come from a file (`load_encoder`).
 
     Returns:
         A `keras.Model` from (batch, D) to (batch, *image_shape), in grey levels, not clipped.
@@ -186,13 +186,19 @@ def log_likelihood(encoder, images, noise=None, seed=0):
     z = encoder.predict(batches, verbose=0)
     log_prior = ops.convert_to_numpy(encoder.get_layer("prior").log_prob(z))
     steps = [layer for layer in encoder.layers if isinstance(layer, FlowLayer)]
-    return log_prior + sum(float(step.log_determinant()) for step in steps)
+    return log_prior + sum(ops.convert_to_numpy(step.log_determinant()) for step in steps)
 
 
 def bits_per_dimension(nats, encoder):
-    """Bits to store one pixel exactly, from the log-likelihood of (pixel + u) / 256 in nats."""
+    """Bits to store one value of an image exactly, from the nats of (value + u) / levels."""
     levels = encoder.get_layer("grey_levels").levels
     return (math.log(levels) - nats / encoder.output_shape[1]) / math.log(2)
+
+
+def dequantises(encoder):
+    """Whether x = (pixel + u) / 256, as in the paper: then nats compare, and mean bits."""
+    noise, levels = encoder.get_layer("noise"), encoder.get_layer("grey_levels").levels
+    return levels == 256 and math.isclose(noise.high - noise.low, 1)
 
 
 def describe_likelihood(encoder, images, draws=10):
@@ -201,14 +207,14 @@ def describe_likelihood(encoder, images, draws=10):
     The standard error is that of the mean over the images, each image's draws averaged first.
     """
     noise, remark = encoder.get_layer("noise"), ""
-    width = noise.high - noise.low  # in grey levels
-    if width == 0:
+    if noise.high == noise.low:
         noise = UniformNoise(0, 1)
         remark = " (trained without noise, the model knows nothing of what lies between levels)"
-    elif not math.isclose(width, 1):
-        width /= encoder.get_layer("grey_levels").levels
+    elif not dequantises(encoder):
+        levels, width = encoder.get_layer("grey_levels").levels, noise.high - noise.low
         remark = (
-            f" (under noise {width:g} wide; the paper's 1980.50 is under 1/256: do not compare)"
+            f" (of x = (pixel + {width:g} u) / {levels}; the paper's 1980.50 is of "
+            "(pixel + u) / 256: do not compare)"
         )
     nats = np.mean([log_likelihood(encoder, images, noise, seed) for seed in range(draws)], axis=0)
     line = f"test log-likelihood: {nats.mean():.2f} ± {nats.std() / math.sqrt(len(nats)):.2f} nats"
@@ -251,11 +257,12 @@ def fit_codes(encoder, batches, count=40000):
     The encoder's own prior, and so its likelihood, stay what they were.
     """
     noise, sigma = encoder.get_layer("noise"), encoder.get_layer("scaling").sigma
-    chosen = np.random.default_rng(0).permutation(batches.rows)[:count]
+    chosen = np.random.default_rng(0).permutation(np.sort(batches.rows))[:count]
     z = encoder.predict(data.Batches(batches.images, chosen, 1000, noise), verbose=0)
     components = max(1, min(100, len(z) // 50))
     fitted = FittedPrior(components, min(40, z.shape[1]), name="fitted")
-    encoder = keras.Model(encoder.input, fitted(encoder.output), name="encoder")
+    output = fitted(encoder.get_layer("prior").output)  # in place of an earlier one, if any
+    encoder = keras.Model(encoder.input, output, name="encoder")
     fitted.fit(z * sigma, sigma)
     return encoder
 
@@ -297,10 +304,10 @@ def train(encoder, batches, validation, recipe, output):
         batches,
         decode=lambda: ops.convert_to_numpy(decoder(codes)),
         seed=recipe.seed,
-        describe=likelihood if recipe.dequantise else lambda loss: {},
+        describe=likelihood if dequantises(encoder) else lambda loss: {},
     )
     encoder.fit(
-        batches,
+        batches.feed(),
         validation_data=validation,
         epochs=recipe.epochs,
         initial_epoch=keep.load_backup(encoder),
@@ -324,13 +331,15 @@ def main(argv):
     """Train as the command line says; return the exit status."""
     args = command_line.training_parser(RECIPES, PRIORS).parse_args(argv)
     model = args.output / "nice.keras"
-    x_train, x_test, _ = data.load_images(args.data)
     if args.evaluate:
+        x_test, _ = data.load_test_images(args.data)
         encoder = load_encoder(model)
         data.check_shape(encoder, x_test)
+        backends.describe_device()  # the backend runs by now: give it its stderr back
         print(describe_likelihood(encoder, x_test))
         return 0
 
+    x_train, x_test, _ = data.load_images(args.data)
     recipe = command_line.override(RECIPES[args.recipe], args)
     keras.utils.set_random_seed(recipe.seed)
     training, held = split(len(x_train), recipe)

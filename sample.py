@@ -46,6 +46,13 @@ def density(encoder, codes):
     return encoder.get_layer(codes if codes in names else "prior")
 
 
+def choose(images, count, seed):
+    """Choose `count` images."""
+    if len(images) < count:
+        raise ValueError(f"this picture needs {count} test images, the data has {len(images)}")
+    return images[np.random.default_rng(seed).permutation(len(images))[:count]]
+
+
 def pairs(images, labels, count, seed):
     """Choose `count` images, and for each another one, of another label if there are labels."""
     order = np.random.default_rng(seed).permutation(len(images))
@@ -92,14 +99,14 @@ def interpolate(encoder, x_test, y_test, *, rows=5, columns=10, seed=0):
     return Sheet(images, rows=["line"] * rows + ["circle"] * rows)
 
 
-def traverse(encoder, x_test, y_test, *, rows=2, columns=9, dimensions=2, seed=0):
+def traverse(encoder, x_test, *, rows=2, columns=9, dimensions=2, seed=0):
     """an image's code, moved along principal directions, then along single dimensions
 
     Each from -3 to +3 standard deviations, the image itself among them. First the principal
     directions of the codes, if the model has them; then the dimensions with the largest sigma,
     and those with the smallest (eqs. 16-17): these are flat, and nothing should change.
     """
-    images, _ = pairs(x_test, y_test, rows, seed)
+    images = choose(x_test, rows, seed)
     prior, sigma = encoder.get_layer("prior"), encoder.get_layer("scaling").sigma
     order = np.argsort(-sigma)
     labels, moves = [], []
@@ -138,14 +145,14 @@ def spectrum(encoder):
     return pictures.plot(draw)
 
 
-def stages(encoder, x_test, y_test, *, rows=4, temperature=0.8, codes="fitted", seed=0):
+def stages(encoder, x_test, *, rows=4, temperature=0.8, codes="fitted", seed=0):
     """every step of the flow: random codes becoming images, then images becoming codes
 
     A code is drawn around mid grey, everything else as an image; after every coupling the
     dimensions are reversed, which turns the picture upside down.
     """
     steps = [layer for layer in encoder.layers if isinstance(layer, FlowLayer)]
-    images, _ = pairs(x_test, y_test, rows, seed)
+    images = choose(x_test, rows, seed)
     codes = density(encoder, codes).sample(rows, temperature, seed)
     levels = encoder.get_layer("grey_levels").levels
 
@@ -179,6 +186,7 @@ def codes(encoder, x_test, *, dimensions=8):
     z, prior = encoder.predict(noisy, verbose=0), encoder.get_layer("prior")
     z = z / prior.deviation
     centred = z - z.mean(axis=0)
+    centred = centred[:, centred.any(axis=0)]
     kurtosis = np.mean(centred**4, axis=0) / np.mean(centred**2, axis=0) ** 2
     print(f"median kurtosis of a dimension: {np.median(kurtosis):.1f} (a Gaussian's is 3)")
     print(f"dimensions with a kurtosis over 1,000: {np.mean(kurtosis > 1000):.0%}")
@@ -273,14 +281,14 @@ def fill_in(encoder, images, hidden, steps=300, seed=0):
     return x
 
 
-def inpaint(encoder, x_test, y_test, *, rows=4, images=24, steps=300, seed=0):
+def inpaint(encoder, x_test, *, rows=4, images=24, steps=300, seed=0):
     """hidden pixels, found by gradient ascent on the log-likelihood
 
     Prints the mean log-likelihood of `images` test images, as they are, with the hidden pixels
     at mid grey, and filled in; draws `rows` of them.
     """
     noise = encoder.get_layer("noise")
-    first, _ = pairs(x_test, y_test, max(rows, images), seed)
+    first = choose(x_test, max(rows, images), seed)
     sheet, columns = [], []
     print("log-likelihood  original    masked  in-painted")
     for name, hidden in masks(encoder.input_shape[1:], seed).items():
@@ -293,9 +301,9 @@ def inpaint(encoder, x_test, y_test, *, rows=4, images=24, steps=300, seed=0):
     return Sheet(np.stack(sheet, axis=1), columns=columns)
 
 
-def reconstruct(encoder, x_test, y_test, *, rows=5, seed=0):
+def reconstruct(encoder, x_test, *, rows=5, seed=0):
     """images, encoded and decoded again, and what that changes, times 10,000"""
-    images, _ = pairs(x_test, y_test, rows, seed)
+    images = choose(x_test, rows, seed)
     decoded = decode(encoder, encode(encoder, images)[:, None])[:, 0]
     difference = abs(decoded - images)
     print(f"largest error: {difference.max() / 255:.1e} (white is 1)")
@@ -396,9 +404,13 @@ def plane(*, couplings=6, epochs=30, seed=0):
 
 # --- The program -----------------------------------------------------------------------------
 
-PICTURES = (samples, interpolate, traverse, spectrum, stages, codes, anneal)
-PICTURES = (*PICTURES, inpaint, reconstruct, likelihood, extremes, plane)
-PICTURES = {function.__name__: function for function in PICTURES}
+PICTURES = {
+    picture.__name__: picture
+    for picture in (
+        *(samples, interpolate, traverse, spectrum, stages, codes),
+        *(anneal, inpaint, reconstruct, likelihood, extremes, plane),
+    )
+}
 MOVING = ("interpolate", "traverse", "anneal", "stages")  # their columns are steps along a path
 
 
@@ -423,6 +435,7 @@ def main(argv):
         inputs["x_test"], inputs["y_test"] = data.load_test_images(args.data)
     if "x_test" in needs:
         data.check_shape(inputs["encoder"], inputs["x_test"])
+    backends.describe_device()  # the backend runs by now: give it its stderr back
     made = picture(
         *[inputs[name] for name in needs], **{name: vars(args)[name] for name in options}
     )

@@ -9,7 +9,7 @@ from support import startup
 
 
 def describe_device():
-    """Start the backend and name it and the device it computes on, in one line's worth.
+    """Start the backend, and give stderr back to it; name it and the device it computes on.
 
     If that is a processor, with what the backend said about a GPU.
     """
@@ -56,7 +56,7 @@ def use_all_devices(batch_size, *counts):
 
 
 def gradient(f):
-    """Compile x -> d sum(f(x)) / dx, with the backend's own autodiff."""
+    """Make x -> d sum(f(x)) / dx, with the backend's own autodiff."""
     match keras.backend.backend():
         case "tensorflow":
             import tensorflow as tf

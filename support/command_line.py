@@ -1,4 +1,4 @@
-"""Command lines: argument types, and every error in one line on stderr."""
+"""Command lines: argument types, and bad input in one line on stderr."""
 
 import argparse
 import dataclasses
@@ -20,7 +20,7 @@ def number(kind, least):
 
     def parse(text):
         value = kind(text)
-        if not (math.isfinite(value) and value >= least):
+        if not least <= value < math.inf:
             raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
         return value
 
@@ -69,7 +69,7 @@ def model_option(model):
 
 
 def training_parser(recipes, priors):
-    """The command line of nice.py, an option for every field of a recipe that has a help text.
+    """The command line of nice.py, with an option for most fields of a recipe.
 
     Args:
         recipes: dict from names to recipes, the default first; dataclasses alike.
@@ -146,4 +146,6 @@ def parse_picture(argv, pictures):
         value = i > 0 and argv[i - 1].startswith("-") and "=" not in argv[i - 1]
         if word in pictures and not value:
             return parser.parse_args([word, *argv[:i], *argv[i + 1 :]])
+    if argv and not argv[0].startswith("-"):
+        parser.error(f"no picture {argv[0]!r}; there are {', '.join(pictures)}")
     return parser.parse_args([next(iter(pictures)), *argv])

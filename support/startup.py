@@ -30,6 +30,8 @@ def quiet():
     if backend() != "tensorflow":
         # Keras would import TensorFlow just to save a model, which takes seconds.
         sys.modules.setdefault("tensorflow", None)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character
     chatter = tempfile.TemporaryFile(mode="w+", errors="replace")
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
     os.dup2(chatter.fileno(), 2)

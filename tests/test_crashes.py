@@ -78,6 +78,19 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(digits, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_run_stopped_at_its_very_end_still_finishes(digits, tmp_path, monkeypatch):
+    """After the last epoch, with or without the density fitted to the codes: the same model."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert train(digits, whole) == 0
+    for name in ("fit_codes", "history.KeepRun.finish"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"nice.{name}", lambda *arguments: os.kill(os.getpid(), signal.SIGTERM))
+            assert train(digits, stopped) == 128 + signal.SIGTERM
+    assert train(digits, stopped) == 0
+    for a, b in zip(weights(stopped), weights(whole), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_a_file_is_written_waits_and_is_not_lost(number, tmp_path):
     path = tmp_path / "file"

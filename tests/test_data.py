@@ -106,14 +106,14 @@ def test_fingerprints_tell_data_apart():
 
 
 def test_keras_data_sets(monkeypatch, refuse, tmp_path):
-    images, labels = pixels(6, 8, 8, 3), np.arange(6)
+    images, labels = pixels(6, 8, 8, 3), np.arange(6)[:, None]
     monkeypatch.setattr(
         keras.datasets.cifar10, "load_data", lambda: ((images, labels), (images[:4], labels[:4]))
     )
     x_train, x_test, y_test = data.load_images("cifar10")
     np.testing.assert_array_equal(x_train, images)
     np.testing.assert_array_equal(x_test, images[:4])
-    np.testing.assert_array_equal(y_test, labels[:4])
+    np.testing.assert_array_equal(y_test, labels[:4].ravel())
 
     def no_network():
         raise Exception("URL fetch failure\nand more")
@@ -152,7 +152,11 @@ GOOD = np.zeros((9, 4, 4), "uint8")
         ({"x_train": pixels(9, 3, 8, 8), "x_test": pixels(9, 3, 8, 8)}, "1, 3 or 4 channels"),
         ({"x_train": pixels(9, 8, 8, 2), "x_test": pixels(9, 8, 8, 2)}, "1, 3 or 4 channels"),
         ({"x_train": pixels(9, 2, 8, 8, 3), "x_test": GOOD}, "holds no images"),
-        ({"x_train": GOOD, "x_test": GOOD, "y_test": np.arange(8)}, "(8,) for 9 images"),
+        (
+            {"x_train": GOOD, "x_test": GOOD, "y_test": np.arange(8)},
+            "(8,), not one label an image: 9",
+        ),
+        ({"x_train": GOOD, "x_test": GOOD, "y_test": np.eye(9)}, "(9, 9), not one label"),
         ({"x_train": GOOD, "x_test": GOOD, "y_test": np.array(1)}, "() for 9 images"),
     ],
 )

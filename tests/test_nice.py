@@ -246,11 +246,11 @@ def test_the_standard_error_is_that_of_the_mean_over_the_images(monkeypatch):
     ("dequantise", "noise", "levels", "remark"),
     [
         (True, 1 / 256, 256, ""),
-        (False, 1 / 255, 255, ""),
+        (False, 1 / 255, None, " (of x = (pixel + 1 u) / 255; "),
         (False, 0.0, 255, " (trained without noise, the model knows nothing"),
         (True, 0.0, 256, " (trained without noise, the model knows nothing"),
-        (True, 0.02, None, " (under noise 0.02 wide; "),
-        (False, 0.01, None, " (under noise 0.01 wide; "),
+        (True, 0.02, None, " (of x = (pixel + 5.12 u) / 256; "),
+        (False, 0.01, None, " (of x = (pixel + 2.55 u) / 255; "),
     ],
 )
 def test_how_a_likelihood_is_described(dequantise, noise, levels, remark):
@@ -681,6 +681,10 @@ def test_evaluate(trained, digits, tmp_path, capsys, refuse):
     line = nice.describe_likelihood(encoder, x_test)
     assert capsys.readouterr().out == line + "\n" and line.endswith(" bits/dim")
     assert {path: path.read_bytes() for path in trained.glob("*.*")} == before
+    np.savez(tmp_path / "test.npz", x_test=x_test)  # which is all that it needs
+    only = ["--evaluate", "--data", str(tmp_path / "test.npz"), "--output", str(trained)]
+    assert nice.main(only) == 0
+    assert capsys.readouterr().out == line + "\n"
     refuse(nice.main, ["--evaluate", "--output", tmp_path], "nice.keras: no such model")
     np.savez(tmp_path / "a.npz", x_train=np.zeros((2, 4, 4)), x_test=np.zeros((2, 4, 4)))
     other = ["--data", tmp_path / "a.npz", "--output", trained]
@@ -692,6 +696,7 @@ def test_evaluate(trained, digits, tmp_path, capsys, refuse):
     [
         ["--batch-size", "0"],
         ["--epochs", "-1"],
+        ["--epochs", "9" * 400 + ".0"],
         ["--learning-rate", "nan"],
         ["--noise", "-0.1"],
         ["--hidden-units", "many"],

@@ -129,6 +129,16 @@ def test_pairs_without_labels(test_set):
         sample.pairs(test_set[0], None, 101, seed=0)
 
 
+def test_choose(test_set):
+    images = test_set[0]
+    chosen = sample.choose(images, 200, seed=3)
+    assert {image.tobytes() for image in chosen} == {image.tobytes() for image in images}
+    np.testing.assert_array_equal(sample.choose(images, 5, seed=3), chosen[:5])
+    assert (sample.choose(images, 5, seed=4) != chosen[:5]).any()
+    with pytest.raises(ValueError, match="needs 201 test images, the data has 200"):
+        sample.choose(images, 201, seed=0)
+
+
 def test_pairs_where_one_label_is_all_there_is():
     images = random_images(6, 2, 2)
     first, second = sample.pairs(images, np.zeros(6), 3, seed=0)
@@ -210,9 +220,9 @@ def test_interpolation_of_an_image_with_its_equal(encoder, test_set):
 @pytest.mark.parametrize("prior", nice.PRIORS)
 def test_traversal_of_single_dimensions(prior, columns):
     encoder, x_test = untrained(prior=prior), random_images(20, 6, 4)
-    sheet = sample.traverse(encoder, x_test, None, rows=2, columns=columns, dimensions=3)
+    sheet = sample.traverse(encoder, x_test, rows=2, columns=columns, dimensions=3)
     assert sheet.images.shape == (12, columns, 6, 4)
-    originals, _ = sample.pairs(x_test, None, 2, seed=0)
+    originals = sample.choose(x_test, 2, seed=0)
     order = np.argsort(-sigma(encoder))
     amounts = {1: [0], 4: [-3, -1.5, 0, 1.5], 5: [-3, -1.5, 0, 1.5, 3]}[columns]
     assert sheet.columns == [f"{amount:+.1f}" for amount in amounts]
@@ -231,10 +241,10 @@ def test_traversal_of_single_dimensions(prior, columns):
 
 def test_traversal_of_directions(encoder, test_set):
     """Each is crossed from -3 to +3 deviations of the codes along it, the image in the middle."""
-    sheet = sample.traverse(encoder, *test_set, rows=1, columns=5, dimensions=2)
+    sheet = sample.traverse(encoder, test_set[0], rows=1, columns=5, dimensions=2)
     rows = [i for i, label in enumerate(sheet.rows) if label.startswith("direction")]
     assert len(rows) == 2 and len(sheet.rows) == len(sheet.images)
-    image = sample.pairs(*test_set, 1, seed=0)[0][0]
+    image = sample.choose(test_set[0], 1, seed=0)[0]
     every = sample.encode(encoder, test_set[0]) * sigma(encoder)
     ends = []
     for images in sheet.images[rows]:
@@ -250,18 +260,18 @@ def test_traversal_of_directions(encoder, test_set):
 
 
 def test_traversal_of_more_directions_than_there_are(encoder, test_set):
-    sheet = sample.traverse(encoder, *test_set, rows=1, columns=1, dimensions=60)
+    sheet = sample.traverse(encoder, test_set[0], rows=1, columns=1, dimensions=60)
     assert len(sheet.rows) == len(sheet.images)
     assert sum(label.startswith("sigma") for label in sheet.rows) == 120
 
 
 def test_stages_lead_from_codes_to_images_and_back(encoder, test_set):
-    sheet = sample.stages(encoder, *test_set, rows=3, temperature=0.5, codes="prior", seed=4)
+    sheet = sample.stages(encoder, test_set[0], rows=3, temperature=0.5, codes="prior", seed=4)
     assert sheet.rows == ["random code"] * 3 + ["test image"] * 3
     assert sheet.columns == ["code", "/ s", "coupling 2", "coupling 1"]
     assert sheet.images.shape == (6, 4, 28, 28)
     drawn = encoder.get_layer("prior").sample(3, temperature=0.5, seed=4)
-    images, _ = sample.pairs(*test_set, 3, seed=4)
+    images = sample.choose(test_set[0], 3, seed=4)
     codes = np.concatenate([drawn, sample.encode(encoder, images)])
     flat = sheet.images.reshape(6, 4, 784)
     np.testing.assert_allclose(flat[:, 0], 128 + 40 * codes, atol=1e-2)
@@ -348,8 +358,8 @@ def test_any_number_of_codes(dimensions, drawn_axes):
 
 
 def test_reconstruction_is_exact(encoder, test_set, capsys):
-    sheet = sample.reconstruct(encoder, *test_set, rows=50)
-    images, _ = sample.pairs(*test_set, 50, seed=0)
+    sheet = sample.reconstruct(encoder, test_set[0], rows=50)
+    images = sample.choose(test_set[0], 50, seed=0)
     assert sheet.images.shape == (50, 3, 28, 28)
     np.testing.assert_array_equal(sheet.images[:, 0], images)
     np.testing.assert_allclose(sheet.images[:, 1], images, atol=0.01)
@@ -471,11 +481,11 @@ def test_inpainting_leaves_the_observed_and_climbs(name, encoder, test_set):
 
 
 def test_inpaintings_picture(encoder, test_set, capsys):
-    sheet = sample.inpaint(encoder, *test_set, rows=2, images=4, steps=3, seed=1)
+    sheet = sample.inpaint(encoder, test_set[0], rows=2, images=4, steps=3, seed=1)
     assert sheet.images.shape == (2, 18, 28, 28)
     masks = sample.masks((28, 28), seed=1)
     assert sheet.columns == list(masks)
-    first, _ = sample.pairs(*test_set, 4, seed=1)
+    first = sample.choose(test_set[0], 4, seed=1)
     for column, hidden in enumerate(masks.values()):
         original, masked, found = sheet.images[:, 3 * column : 3 * column + 3].swapaxes(0, 1)
         np.testing.assert_array_equal(original, first[:2])
@@ -745,9 +755,10 @@ def test_bad_pictures(trained, digits, tmp_path, refuse):
     model = ["--model", trained / "nice.keras", "--data", digits]
     refuse(sample.main, ["anneal", *model, "--output", tmp_path / "a.mp4"], "a.mp4", ".gif")
     refuse(sample.main, ["anneal", *model, "--output", tmp_path / "a"], "a: pictures are .png")
-    refuse(sample.main, ["unravel", *model], "unravel")
+    refuse(sample.main, ["unravel", *model], "no picture 'unravel'", "interpolate")
     refuse(sample.main, ["anneal", "stages", *model], "unrecognized arguments: stages")
-    refuse(sample.main, ["traverse", *model, "--rows", "101"], "--rows 101", "200")
+    refuse(sample.main, ["interpolate", *model, "--rows", "101"], "--rows 101", "200")
+    refuse(sample.main, ["traverse", *model, "--rows", "201"], "needs 201", "200")
     refuse(sample.main, ["extremes", *model, "--rows", "7"], "210", "200")
     np.savez(tmp_path / "a.npz", x_train=random_images(9, 4, 4), x_test=random_images(9, 4, 4))
     other = ["--model", trained / "nice.keras", "--data", tmp_path / "a.npz"]
