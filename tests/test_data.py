@@ -157,7 +157,7 @@ GOOD = np.zeros((9, 4, 4), "uint8")
             "(8,), not one label an image: 9",
         ),
         ({"x_train": GOOD, "x_test": GOOD, "y_test": np.eye(9)}, "(9, 9), not one label"),
-        ({"x_train": GOOD, "x_test": GOOD, "y_test": np.array(1)}, "() for 9 images"),
+        ({"x_train": GOOD, "x_test": GOOD, "y_test": np.array(1)}, "(), not one label an image: 9"),
     ],
 )
 def test_bad_images(arrays, words, tmp_path, refuse):
