@@ -698,7 +698,9 @@ def test_each_sheet_from_the_command_line(
     image = imageio.imread(output)
     left = 4 if label is None else 12 + 8 * len(label) if label else 0
     side = 28 * (3 if name == "stages" else 2)
-    assert image.shape[:2] == (above + side * shape[0], left + side * shape[1])
+    assert image.shape[0] == above + side * shape[0]
+    # a font library may round the width of a label otherwise
+    assert abs(image.shape[1] - (left + side * shape[1])) <= 1
     assert image.dtype == np.uint8 and image.ndim == (3 if left else 2)
     assert image.max() > 200 and image.std() > 10
     printed = capsys.readouterr().out
