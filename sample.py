@@ -307,7 +307,7 @@ def reconstruct(encoder, x_test, *, rows=5, seed=0):
     decoded = decode(encoder, encode(encoder, images)[:, None])[:, 0]
     difference = abs(decoded - images)
     print(f"largest error: {difference.max() / 255:.1e} (white is 1)")
-    columns = ["image", "decoded", "x 10000"]
+    columns = ["image", "decoded", "x 1e4"]
     return Sheet(np.stack([images, decoded, 1e4 * difference], axis=1), columns=columns)
 
 
