@@ -352,6 +352,95 @@ class LogisticPrior(Prior):
 
 
 @keras.saving.register_keras_serializable("nice")
+class MixturePrior(Prior):
+    """A density that is learned, one for each dimension: a mixture of K logistics.
+
+        q(z) = prod_i sum_k w_ki (F((d_ki + g/2) / b_ki) - F((d_ki - g/2) / b_ki)) / g,
+        d_ki = z_i - mean_ki
+
+    The paper allows any density that is a product over the dimensions (section 3.4). F is the
+    logistic distribution function: each component is a logistic of width b to which noise as
+    wide as a grey level, g, is added. Near b = 0 it is that noise alone, the density of a pixel
+    that is always background, which no bell can follow. The scaling before this layer should
+    keep s = 1, as widths are learned here.
+
+    Args:
+        components: K.
+        noise: g, in the units of z.
+        speed: how much faster weights and widths learn than means, which Adam must move by less
+            than a grey level a step.
+
+    Input and output shape: (batch, D).
+    """
+
+    def __init__(self, components=32, noise=1 / 256, speed=30.0, **kwargs):
+        super().__init__(**kwargs)
+        self.components = components
+        self.noise = noise
+        self.speed = speed
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        for name in ("means", "log_widths_over_speed", "logits_over_speed"):
+            shape = (self.components, self.dimensions)
+            setattr(self, name, self.add_weight(name=name, shape=shape, initializer="zeros"))
+
+    def adapt(self, z):
+        """Start where the rows of z are: half of the logistics narrow, at quantiles, half wide."""
+        narrow = (self.components + 1) // 2
+        wide = self.components - narrow
+        low, high = z.min(axis=0), z.max(axis=0)
+        middles = [(np.arange(count) + 0.5)[:, None] / max(count, 1) for count in (narrow, wide)]
+        quantiles = np.quantile(z, middles[0][:, 0], axis=0)
+        widths = np.maximum((high - low) / max(wide, 1) / 3, self.noise / 6)
+        self.means.assign(np.concatenate([quantiles, low + (high - low) * middles[1]]))
+        widths = [np.full_like(quantiles, self.noise / 16), np.tile(widths, (wide, 1))]
+        self.log_widths_over_speed.assign(np.log(np.concatenate(widths)) / self.speed)
+        self.logits_over_speed.assign(np.zeros(self.means.shape))
+
+    def log_prob(self, z):
+        narrowness = ops.exp(-self.speed * self.log_widths_over_speed)
+        centred = narrowness * (z[:, None] - self.means)  # (batch, K, D)
+        half = narrowness * self.noise / 2
+        # log (F(centred + half) - F(centred - half)) without ever taking 1 from nearly 1
+        logs = ops.log(-ops.expm1(-2 * half)) - math.log(self.noise)
+        logs = logs - ops.softplus(-centred - half) - ops.softplus(centred - half)
+        logs = logs + ops.log_softmax(self.speed * self.logits_over_speed, axis=0)
+        return ops.sum(ops.logsumexp(logs, axis=1), axis=-1)
+
+    def numbers(self):
+        """The shares w, means and widths b of the logistics, each a NumPy array (K, D)."""
+        weights = (self.means, self.log_widths_over_speed, self.logits_over_speed)
+        means, log_widths, logits = (ops.convert_to_numpy(weight) for weight in weights)
+        shares = np.exp(self.speed * (logits - logits.max(axis=0)))
+        return shares / shares.sum(axis=0), means, np.exp(self.speed * log_widths)
+
+    @property
+    def deviation(self):
+        shares, means, widths = self.numbers()
+        squares = means**2 + (math.pi * widths) ** 2 / 3 + self.noise**2 / 12
+        return np.sqrt(np.sum(shares * squares, axis=0) - np.sum(shares * means, axis=0) ** 2)
+
+    def sample(self, count, temperature=1.0, seed=0):
+        """Draw (count, D) codes; the temperature narrows each logistic about its own mean."""
+        rng, (shares, means, widths) = np.random.default_rng(seed), self.numbers()
+        u = rng.random((count, self.dimensions))
+        chosen = sum((u > limit).astype(int) for limit in np.cumsum(shares, axis=0)[:-1])
+        dimension = np.arange(self.dimensions)
+        spread = widths[chosen, dimension] * rng.logistic(size=u.shape)
+        spread = spread + self.noise * (rng.random(u.shape) - 0.5)
+        return (means[chosen, dimension] + temperature * spread).astype("float32")
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "components": self.components,
+            "noise": self.noise,
+            "speed": self.speed,
+        }
+
+
+@keras.saving.register_keras_serializable("nice")
 class FittedPrior(Prior):
     """A density fitted to the codes of training images once they are trained, to draw from.
 
@@ -370,7 +459,7 @@ class FittedPrior(Prior):
     Input and output shape: (batch, D).
     """
 
-    def __init__(self, components=100, directions=40, **kwargs):
+    def __init__(self, components=100, directions=120, **kwargs):
         super().__init__(**kwargs)
         self.components = components
         self.directions = directions
@@ -391,11 +480,18 @@ class FittedPrior(Prior):
     def call(self, z):
         return z
 
-    def fit(self, h, sigma):
-        """Fit to the rows of h = z * sigma, codes of training images: a float32 array."""
-        axes = mixture.principal_directions(h, self.directions)
-        shares, covariances = mixture.fit_mixture(h @ axes, self.components)
-        means = mixture.weighted_means(h, shares)
+    def fit(self, codes, sigma):
+        """Fit to h = z * sigma, codes of training images.
+
+        Args:
+            codes: a function whose call goes through the rows of h, a float32 array of some of
+                them at a time: all at once they would take more memory than the images.
+            sigma: the scaling's, shape (D,).
+        """
+        axes = mixture.principal_directions(codes(), self.directions)
+        y = np.concatenate([h @ axes for h in codes()])
+        shares, covariances = mixture.fit_mixture(y, self.components)
+        means = mixture.weighted_means(codes(), shares)
         values = (sigma, axes, shares.mean(axis=0), means, np.linalg.cholesky(covariances))
         for weight, value in zip(self.weights, values, strict=True):
             weight.assign(value)

@@ -32,9 +32,11 @@ from layers import (
     GreyLevels,
     Inverse,
     LogisticPrior,
+    MixturePrior,
     UniformNoise,
 )
 from support import backends, command_line, data, history, model_files, runs
+from support.batches import Batches
 
 # --- Recipes ---------------------------------------------------------------------------------
 
@@ -57,11 +59,11 @@ class Recipe:
     noise: float = 1 / 256  # width of the uniform noise u, white being 1 (before / 256: one level)
     holdout: float = 1 / 6  # share of the training images kept back, to choose the best epoch
     # The training.
-    epochs: int = 5
+    epochs: int = 10
     batch_size: int = 128
     learning_rate: float = 1e-3  # Adam's, or its peak
-    decay: bool = False  # let the rate fall to 0 along a cosine
-    warmup: int = 0  # steps in which the rate rises, before a decay
+    decay: float = 0.3  # share of the steps, the last ones, in which the rate falls to 0
+    warmup: bool = False  # let the rate rise from 0 until then
     weight_decay: float = 0.0  # decoupled, on the couplings' matrices
     seed: int = 0
 
@@ -69,7 +71,7 @@ class Recipe:
 RECIPES = {
     "digits": Recipe(),
     # The article to the letter: no noise, a constant rate, and the test images choose the epoch.
-    "article": Recipe(dequantise=False, noise=0.0, holdout=0.0, epochs=20),
+    "article": Recipe(dequantise=False, noise=0.0, holdout=0.0, epochs=20, decay=0.0),
     # The paper's model and data; how it is trained is ours.
     "paper": Recipe(
         output_activation="linear",
@@ -79,12 +81,14 @@ RECIPES = {
         scale_from_data=True,
         epochs=40,
         batch_size=200,
-        decay=True,
-        warmup=300,
+        decay=0.97,
+        warmup=True,
         weight_decay=0.5,
     ),
+    # As likely as these layers can make it: a density for each dimension is learned, too.
+    "likelihood": Recipe(output_gain=0.01, prior="mixture", epochs=10, batch_size=200, decay=1.0),
 }
-PRIORS = {"gaussian": GaussianPrior, "logistic": LogisticPrior}
+PRIORS = {"gaussian": GaussianPrior, "logistic": LogisticPrior, "mixture": MixturePrior}
 
 # --- Encoder and decoder ---------------------------------------------------------------------
 
@@ -122,7 +126,8 @@ def build_encoder(image_shape, recipe):
             recipe.output_gain,
             name=f"coupling_{number + 1}",
         )(h)
-    z = DiagonalScaling(recipe.scale_speed, name="scaling")(h)
+    speed = 0.0 if recipe.prior == "mixture" else recipe.scale_speed  # it learns widths itself
+    z = DiagonalScaling(speed, name="scaling")(h)
     return keras.Model(image, PRIORS[recipe.prior](name="prior")(z), name="encoder")
 
 
@@ -182,9 +187,10 @@ def log_likelihood(encoder, images, noise=None, seed=0):
     Returns:
         An array of nats, one an image. The density is that of x in [0, 1].
     """
-    batches = data.Batches(images, np.arange(len(images)), 1000, noise, seed)
-    z = encoder.predict(batches, verbose=0)
-    log_prior = ops.convert_to_numpy(encoder.get_layer("prior").log_prob(z))
+    batches = Batches(images, np.arange(len(images)), 1000, noise, seed)
+    prior = encoder.get_layer("prior")
+    codes = (encoder.predict_on_batch(*batches[index]) for index in range(len(batches)))
+    log_prior = np.concatenate([ops.convert_to_numpy(prior.log_prob(z)) for z in codes])
     steps = [layer for layer in encoder.layers if isinstance(layer, FlowLayer)]
     return log_prior + sum(ops.convert_to_numpy(step.log_determinant()) for step in steps)
 
@@ -233,7 +239,7 @@ def split(count, recipe):
 
 
 def scale_from_data(encoder, batches, count=10000):
-    """Start s where it makes the untrained flow's codes likeliest.
+    """Start s where it makes the untrained flow's codes likeliest; or a mixture, where they are.
 
     Most pixels hardly vary, so their s has far to go, and Adam moves log s by one learning rate
     a step. At the best s the mean of z * (-d log q(z) / dz) is 1 in each dimension (for a
@@ -241,8 +247,11 @@ def scale_from_data(encoder, batches, count=10000):
     """
     scaling, prior = encoder.get_layer("scaling"), encoder.get_layer("prior")
     chosen = np.random.default_rng(0).permutation(batches.rows)[:count]
-    some = data.Batches(batches.images, chosen, 1000, encoder.get_layer("noise"))
+    some = Batches(batches.images, chosen, 1000, encoder.get_layer("noise"))
     h = keras.Model(encoder.input, scaling.input).predict(some, verbose=0)
+    if isinstance(prior, MixturePrior):
+        prior.adapt(h)
+        return
     log_scale = np.zeros(h.shape[1], "float32")
     for _ in range(20):
         force = np.mean(prior.force(h * np.exp(log_scale)), axis=0)
@@ -258,13 +267,39 @@ def fit_codes(encoder, batches, count=40000):
     """
     noise, sigma = encoder.get_layer("noise"), encoder.get_layer("scaling").sigma
     chosen = np.random.default_rng(0).permutation(np.sort(batches.rows))[:count]
-    z = encoder.predict(data.Batches(batches.images, chosen, 1000, noise), verbose=0)
-    components = max(1, min(100, len(z) // 50))
-    fitted = FittedPrior(components, min(40, z.shape[1]), name="fitted")
+    some = Batches(batches.images, chosen, 1000, noise)
+
+    def codes():
+        for index in range(len(some)):
+            yield encoder.predict_on_batch(*some[index]) * sigma
+
+    components = max(1, min(100, len(chosen) // 50))
+    fitted = FittedPrior(components, min(120, len(sigma)), name="fitted")
     output = fitted(encoder.get_layer("prior").output)  # in place of an earlier one, if any
-    encoder = keras.Model(encoder.input, output, name="encoder")
-    fitted.fit(z * sigma, sigma)
-    return encoder
+    fitted.fit(codes, sigma)
+    return keras.Model(encoder.input, output, name="encoder")
+
+
+def make_optimizer(recipe, steps):
+    """Adam with the recipe's learning rate over a training of so many steps."""
+    rate, falling = recipe.learning_rate, round(recipe.decay * steps)
+    if falling:  # what Keras calls a warm-up stands for a constant rate, too
+        first = 0.0 if recipe.warmup else rate
+        rate = keras.optimizers.schedules.CosineDecay(
+            first, falling, warmup_target=rate, warmup_steps=steps - falling
+        )
+    adam = keras.optimizers.Adam(rate, weight_decay=recipe.weight_decay or None)
+    adam.exclude_from_weight_decay(var_names=["bias", "log_", "logits", "means"])
+    return adam
+
+
+def in_nats_and_bits(encoder, loss):
+    """What a loss is worth as a likelihood: a dict, empty where it would not compare."""
+    if not dequantises(encoder):
+        return {}
+    prior = encoder.get_layer("prior")
+    nats = -loss - prior.dimensions * prior.omitted
+    return {"log_likelihood": nats, "bits_per_dim": bits_per_dimension(nats, encoder)}
 
 
 def train(encoder, batches, validation, recipe, output):
@@ -282,29 +317,14 @@ def train(encoder, batches, validation, recipe, output):
     Raises:
         ValueError: the backup is damaged.
     """
-    rate, steps = recipe.learning_rate, recipe.epochs * len(batches)
-    if recipe.decay:
-        warmup = min(recipe.warmup, steps // 2)
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.0 if warmup else rate, steps - warmup, warmup_target=rate, warmup_steps=warmup
-        )
-    adam = keras.optimizers.Adam(rate, weight_decay=recipe.weight_decay or None)
-    adam.exclude_from_weight_decay(var_names=["log_scale", "bias"])
-    encoder.compile(adam)  # no loss function: the scaling and the prior add their shares
-
-    prior, decoder = encoder.get_layer("prior"), build_decoder(encoder)
-    codes = prior.sample(225, temperature=0.8)
-
-    def likelihood(loss):  # what the loss is worth, where that means something
-        nats = -loss - prior.dimensions * prior.omitted
-        return {"log_likelihood": nats, "bits_per_dim": bits_per_dimension(nats, encoder)}
-
+    encoder.compile(make_optimizer(recipe, recipe.epochs * len(batches)))  # layers add the loss
+    decoder, codes = build_decoder(encoder), encoder.get_layer("prior").sample(225, temperature=0.8)
     keep = history.KeepRun(
         output,
         batches,
         decode=lambda: ops.convert_to_numpy(decoder(codes)),
         seed=recipe.seed,
-        describe=likelihood if dequantises(encoder) else lambda loss: {},
+        describe=lambda loss: in_nats_and_bits(encoder, loss),
     )
     encoder.fit(
         batches.feed(),
@@ -316,9 +336,8 @@ def train(encoder, batches, validation, recipe, output):
         verbose=1 if sys.stdout.isatty() else 2,
     )
     if history.best(keep.history):
-        model = output / "nice.keras"
-        best = fit_codes(load_encoder(model), batches)
-        runs.replace(model, best.save)
+        best = fit_codes(load_encoder(output / "nice.keras"), batches)
+        runs.replace(output / "nice.keras", best.save)
     keep.finish()
     return keep.history
 
@@ -345,11 +364,11 @@ def main(argv):
     training, held = split(len(x_train), recipe)
     backends.use_all_devices(recipe.batch_size, len(training), len(held), len(x_test))
     encoder = build_encoder(x_train.shape[1:], recipe)
-    batches = data.Batches(x_train, training, recipe.batch_size)
+    batches = Batches(x_train, training, recipe.batch_size)
     if len(held):
-        validation = data.Batches(x_train, held, 1000, encoder.get_layer("noise"))
+        validation = Batches(x_train, held, 1000, encoder.get_layer("noise"))
     else:  # as in the article, on images without noise
-        validation = data.Batches(x_test, np.arange(len(x_test)), 1000)
+        validation = Batches(x_test, np.arange(len(x_test)), 1000)
 
     settings = dataclasses.asdict(recipe) | {"data": data.fingerprint(x_train, x_test)}
     with runs.folder(args.output, settings, args.fresh):
@@ -358,7 +377,7 @@ def main(argv):
             f"{x_train.shape[1:]}, {len(validation.rows):,} to choose the model, "
             f"{backends.describe_device()}"
         )
-        if recipe.scale_from_data:
+        if recipe.scale_from_data or recipe.prior == "mixture":
             scale_from_data(encoder, batches)
         rows = train(encoder, batches, validation, recipe, args.output)
 

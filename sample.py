@@ -19,12 +19,13 @@ from keras import ops
 import nice
 from layers import FlowLayer, Inverse
 from support import backends, command_line, data, pictures, runs
+from support.batches import Batches
 from support.pictures import Sheet
 
 
 def encode(encoder, images):
     """Encode images, without noise: float32 codes of shape (images, D)."""
-    return encoder.predict(data.Batches(images, np.arange(len(images)), 1000), verbose=0)
+    return encoder.predict(Batches(images, np.arange(len(images)), 1000), verbose=0)
 
 
 def decode(encoder, codes):
@@ -130,7 +131,10 @@ def traverse(encoder, x_test, *, rows=2, columns=9, dimensions=2, seed=0):
 
 def spectrum(encoder):
     """how important each dimension of the code is: sigma = 1 / s, sorted"""
-    sigma = np.sort(encoder.get_layer("scaling").sigma)[::-1]
+    sigma = encoder.get_layer("scaling").sigma
+    if encoder.get_layer("prior").trainable_weights:  # a prior with widths of its own, and s = 1
+        sigma = encoder.get_layer("prior").deviation
+    sigma = np.sort(sigma)[::-1]
     share = np.cumsum(sigma**2)
     for part in (0.5, 0.9, 0.99):
         count = np.searchsorted(share, part * share[-1]) + 1
@@ -182,7 +186,7 @@ def stages(encoder, x_test, *, rows=4, temperature=0.8, codes="fitted", seed=0):
 def codes(encoder, x_test, *, dimensions=8):
     """single dimensions of real images' codes: their histograms, and the prior's density"""
     noise = encoder.get_layer("noise")
-    noisy = data.Batches(x_test, np.arange(len(x_test)), 1000, noise)
+    noisy = Batches(x_test, np.arange(len(x_test)), 1000, noise)
     z, prior = encoder.predict(noisy, verbose=0), encoder.get_layer("prior")
     z = z / prior.deviation
     centred = z - z.mean(axis=0)
@@ -203,8 +207,8 @@ def codes(encoder, x_test, *, dimensions=8):
         for ax in axes.flat[dimensions:]:
             ax.axis("off")
         for dimension, ax in zip(chosen, axes.flat, strict=False):
-            along = np.zeros((len(bins), z.shape[1]), "float32")
-            along[:, dimension] = prior.deviation * bins
+            along = bins[:, None] * prior.deviation * np.eye(z.shape[1])[dimension]
+            along = along.astype("float32")
             density = np.exp(
                 ops.convert_to_numpy(prior.log_prob(along) - prior.log_prob(0 * along))
             )
@@ -222,7 +226,7 @@ def anneal(encoder, x_train, x_test, *, rows=12, columns=8, codes="fitted", seed
     prior, noise = encoder.get_layer("prior"), encoder.get_layer("noise")
     kinds = {"random codes": prior.sample(10000, 1.0, seed)}
     for name, x in (("training images", x_train), ("test images", x_test)):
-        batches = data.Batches(x, np.arange(min(len(x), 10000)), 1000, noise, seed)
+        batches = Batches(x, np.arange(min(len(x), 10000)), 1000, noise, seed)
         kinds[name] = encoder.predict(batches, verbose=0)  # with noise, as in training
     print("medians         deviation of a dimension    length of a code / sqrt(D)")
     for name, z in kinds.items():

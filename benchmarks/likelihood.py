@@ -1,10 +1,13 @@
 """What is a likelihood worth?  python benchmarks/likelihood.py [models]
 
-Prints the test log-likelihood of each model beside that of a baseline without any network: a
-table of 256 counts for each pixel of the training images, as if pixels were independent.
+Prints the test log-likelihood of each model beside two baselines that know nothing of
+neighbouring pixels: a table of 256 counts for each pixel of the training images, and the
+learned prior (`MixturePrior`) on the pixels themselves. Then each model's again with the prior
+in place of its own, fitted to the codes of its training images; the couplings stay as they are.
 """
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
@@ -12,10 +15,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import keras
 import numpy as np
 
 import nice
+from layers import DiagonalScaling, GreyLevels, MixturePrior, UniformNoise
 from support import data
+from support.batches import Batches
 
 
 def histogram_log_likelihood(training, images, unseen=0.1):
@@ -34,21 +40,61 @@ def histogram_log_likelihood(training, images, unseen=0.1):
     return logs[np.arange(images.shape[1]), images].sum(axis=1)
 
 
+def without_couplings(image_shape):
+    """An encoder whose codes are the pixels, with noise."""
+    image = keras.Input(image_shape)
+    x = keras.layers.Reshape((math.prod(image_shape),))(image)
+    x = GreyLevels(256, name="grey_levels")(UniformNoise(0, 1, name="noise")(x))
+    return keras.Model(image, DiagonalScaling(0.0, name="scaling")(x))
+
+
+def with_mixture(encoder, images, components, epochs, batch_size=200):
+    """The same couplings with a `MixturePrior` fitted to the images' codes: a new encoder."""
+    h, noise = encoder.get_layer("scaling").input, encoder.get_layer("noise")
+    if noise.high == noise.low:
+        noise = UniformNoise(0, 1)
+    batches = Batches(images, np.arange(len(images)), 1000, noise)
+    codes = keras.Model(encoder.input, h).predict(batches, verbose=0)
+
+    prior, code = MixturePrior(components, name="prior"), keras.Input(codes.shape[1:])
+    alone = keras.Model(code, prior(code))
+    prior.adapt(codes[:10000])
+    steps = epochs * math.ceil(len(codes) / batch_size)
+    alone.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, steps)))
+    alone.fit(codes, batch_size=batch_size, epochs=epochs, verbose=0)
+
+    z = DiagonalScaling(0.0, name="scaling")(h)  # the widths are in the mixture now
+    return keras.Model(encoder.input, prior(z), name="encoder")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", type=Path)
     parser.add_argument("--data", default=data.MNIST)
+    parser.add_argument("--components", type=int, default=16, help="logistics in each dimension")
+    parser.add_argument("--epochs", type=int, default=4, help="of each fit")
+    parser.add_argument("--save", type=Path, help="folder for the models with their fitted prior")
     args = parser.parse_args()
     x_train, x_test, _ = data.load_images(args.data)
-    nats = histogram_log_likelihood(x_train[: len(x_train) * 5 // 6], x_test)
+    x_train = x_train[: len(x_train) * 5 // 6]
+    nats = histogram_log_likelihood(x_train, x_test)
     error = nats.std() / np.sqrt(len(nats))
-    dimensions = x_test[0].size
-    bits = (np.log(256) - nats.mean() / dimensions) / np.log(2)
-    print(
-        f"256 counts a pixel, no network: {nats.mean():.2f} ± {error:.2f} nats, {bits:.3f} bits/dim"
-    )
+    bits = (np.log(256) - nats.mean() / x_test[0].size) / np.log(2)
+    line = f"test log-likelihood: {nats.mean():.2f} ± {error:.2f} nats, {bits:.3f} bits/dim"
+    print(f"256 counts a pixel, no network: {line}")
+
+    keras.utils.set_random_seed(0)
+    models = {"the mixture alone, no network": without_couplings(x_test.shape[1:])}
     for path in args.models:
-        print(f"{path}: {nice.describe_likelihood(nice.load_encoder(path), x_test)}")
+        models[path] = nice.load_encoder(path)
+        print(f"{path}: {nice.describe_likelihood(models[path], x_test)}", flush=True)
+    for name, encoder in models.items():
+        fitted = with_mixture(encoder, x_train, args.components, args.epochs)
+        line = nice.describe_likelihood(fitted, x_test)
+        print(f"{name}, mixture fitted: {line}", flush=True)
+        if args.save and name in args.models:
+            args.save.mkdir(parents=True, exist_ok=True)
+            fitted.save(args.save / f"{name.parent.name}.keras")
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def measure_rates(nice):
 
 def measure_step(nice, batch, width, couplings, repeats=3):
     """Seconds for one step of `fit`, with the default recipe's noise, data and optimiser."""
-    from support import data
+    from support.batches import Batches
 
     recipe = nice.Recipe(couplings=couplings, hidden_units=width)
     encoder = nice.build_encoder((28, 28), recipe)
@@ -88,8 +88,8 @@ def measure_step(nice, batch, width, couplings, repeats=3):
     x = np.random.default_rng(0).integers(0, 256, (steps * batch, 28, 28), dtype="uint8")
 
     def fit():
-        batches = data.Batches(x, np.arange(len(x)), batch)
-        encoder.fit(batches, verbose=0, shuffle=False)
+        batches = Batches(x, np.arange(len(x)), batch)
+        encoder.fit(batches.feed(), verbose=0, shuffle=False)
 
     start = time.perf_counter()
     fit()
@@ -128,7 +128,7 @@ def measure_run(nice, images, folder, fit_codes):
         nice.fit_codes = lambda encoder, batches: encoder
     path = Path(folder) / f"{images}.npz"
     arguments = ["--data", path, "--output", Path(folder) / f"output-{images}", "--fresh"]
-    arguments += ["--epochs", 1, "--batch-size", 1000, "--couplings", 2, "--hidden-units", 32]
+    arguments += ["--epochs", 1, "--couplings", 2, "--hidden-units", 32]
     with contextlib.redirect_stdout(sys.stderr):
         nice.main([str(argument) for argument in arguments])
     return {}

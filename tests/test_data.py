@@ -11,6 +11,7 @@ from conftest import SMALL
 import nice
 from layers import UniformNoise
 from support import data
+from support.batches import Batches
 
 
 def pixels(*shape, seed=0):
@@ -192,7 +193,7 @@ def test_bad_data_files(digits, tmp_path, refuse):
 
 def test_batches_hold_the_rows_in_order():
     images, rows = pixels(20, 4, 4), np.array([3, 1, 19, 7, 7])
-    batches = data.Batches(images, rows, 2)
+    batches = Batches(images, rows, 2)
     assert len(batches) == 3
     parts = [batches[i] for i in range(3)]
     assert [len(x) for (x,) in parts] == [2, 2, 1]
@@ -204,7 +205,7 @@ def test_batches_keep_the_images_as_they_are():
     """No copy of the set, neither as float32 nor otherwise: only one batch at a time."""
     images = pixels(4000, 28, 28)
     tracemalloc.start()
-    batches = data.Batches(images, np.arange(len(images)), 100, UniformNoise(0, 1))
+    batches = Batches(images, np.arange(len(images)), 100, UniformNoise(0, 1))
     for i in range(len(batches)):
         batches[i]
     _, peak = tracemalloc.get_traced_memory()
@@ -217,7 +218,7 @@ def test_noise_in_batches_is_the_same_whenever_they_are_read():
     images = np.full((50, 4, 4), 100, "uint8")
 
     def read(seed):
-        batches = data.Batches(images, np.arange(50), 20, UniformNoise(0, 1), seed)
+        batches = Batches(images, np.arange(50), 20, UniformNoise(0, 1), seed)
         return [np.concatenate([batches[i][0] for i in range(3)]) - 100 for _ in range(2)]
 
     first, again = read(seed=1)

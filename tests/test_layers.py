@@ -15,6 +15,7 @@ from layers import (
     GreyLevels,
     Inverse,
     LogisticPrior,
+    MixturePrior,
     UniformNoise,
 )
 from support import backends
@@ -45,7 +46,9 @@ LAYERS = {
 PRIORS = {
     "gaussian": lambda: built(GaussianPrior()),
     "logistic": lambda: built(LogisticPrior()),
+    "mixture": lambda: built(MixturePrior(3, noise=0.5, speed=2.0)),
 }
+BELLS = ("gaussian", "logistic")
 
 
 @pytest.fixture(params=POLICIES)
@@ -173,12 +176,23 @@ def test_grey_levels_divides():
 
 @pytest.mark.parametrize("name", PRIORS)
 def test_a_priors_density_integrates_to_one(name):
-    prior = {"gaussian": GaussianPrior, "logistic": LogisticPrior}[name]()
+    made = PRIORS[name]()
+    prior = type(made).from_config(made.get_config())
     prior.build((None, 2))
+    randomise(prior, seed=1)
     side = np.linspace(-30, 30, 601, dtype="float32")
     points = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
     total = np.exp(array(prior.log_prob(points))).sum() * (side[1] - side[0]) ** 2
     assert total == pytest.approx(1, abs=1e-3)
+
+
+def smeared_logistics(prior, z):
+    """The mixture's density in each dimension, in double precision, from its weights alone."""
+    means, widths, logits = (array(weight).astype("float64") for weight in prior.weights)
+    shares = np.exp(prior.speed * logits) / np.exp(prior.speed * logits).sum(axis=0)
+    ends = [z[:, None] - means + sign * prior.noise / 2 for sign in (1, -1)]
+    above, below = (1 / (1 + np.exp(-end / np.exp(prior.speed * widths))) for end in ends)
+    return (shares * (above - below) / prior.noise).sum(axis=1)
 
 
 @pytest.mark.parametrize("name", PRIORS)
@@ -188,8 +202,10 @@ def test_a_prior_passes_codes_on_and_adds_its_share_of_the_loss(name):
     z = z.astype("float64")
     if name == "gaussian":  # eq. 15 leaves out (D/2) log 2 pi
         expected, constant = z**2 / 2, 3 * math.log(2 * math.pi)
-    else:
+    elif name == "logistic":
         expected, constant = np.logaddexp(0, z) + np.logaddexp(0, -z), 0
+    else:
+        expected, constant = -np.log(smeared_logistics(prior, z)), 0
     expected = expected.sum(axis=1)
     (loss,) = prior.losses
     assert float(loss) == pytest.approx(expected.mean(), rel=1e-5)
@@ -197,14 +213,14 @@ def test_a_prior_passes_codes_on_and_adds_its_share_of_the_loss(name):
     np.testing.assert_allclose(log_prob, -expected - constant, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", PRIORS)
+@pytest.mark.parametrize("name", BELLS)
 def test_a_priors_force_is_its_slope(name):
     prior, z = PRIORS[name](), 2 * numbers(20, 6)
     slope = backends.gradient(prior.log_prob)(z)
     np.testing.assert_allclose(prior.force(z), -z * slope, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", PRIORS)
+@pytest.mark.parametrize("name", BELLS)
 def test_a_priors_codes_follow_its_density(name):
     """Every quantile, by the distribution function of each density."""
     prior = PRIORS[name]()
@@ -220,6 +236,60 @@ def test_a_priors_codes_follow_its_density(name):
     np.testing.assert_allclose(prior.sample(5000, 0.5, seed=1), z / 2, rtol=1e-5)
     assert (prior.sample(5000, seed=2) != z).any()
     assert not prior.sample(3, 0.0).any()
+
+
+def test_a_mixtures_codes_follow_its_density():
+    prior = PRIORS["mixture"]()
+    z, line = prior.sample(20000, seed=1), np.linspace(-40, 40, 20001)
+    assert z.shape == (20000, 6) and z.dtype == np.float32
+    np.testing.assert_allclose(z.std(axis=0), prior.deviation, rtol=0.05)
+    density = smeared_logistics(prior, np.tile(line[:, None], (1, 6)))
+    below = np.cumsum(density, axis=0) * (line[1] - line[0])
+    for point in (-2, -0.5, 0, 0.5, 2):
+        expected = below[np.searchsorted(line, point)]
+        np.testing.assert_allclose((z < point).mean(axis=0), expected, atol=0.015)
+    assert (prior.sample(5, seed=2) != prior.sample(5, seed=3)).any()
+    cold, half = prior.sample(20000, 0.0, seed=1), prior.sample(20000, 0.5, seed=1)
+    for dimension, means in enumerate(array(prior.means).T):
+        assert set(cold[:, dimension]) <= set(means)
+    np.testing.assert_allclose(half, (cold + z) / 2, atol=1e-5)
+
+
+def test_a_mixture_can_be_noise_alone_however_narrow():
+    """A pixel that is always background costs exactly the noise's log density."""
+    prior = MixturePrior(2)
+    prior.build((None, 3))
+    prior.log_widths_over_speed.assign(np.full((2, 3), math.log(1e-7) / prior.speed))
+    noise = np.random.default_rng(0).uniform(-0.49, 0.49, (50, 3)) / 256
+    z = noise.astype("float32")
+    np.testing.assert_allclose(array(prior.log_prob(z)), 3 * math.log(256), rtol=1e-5)
+    z[:, 1] += 1
+    assert (array(prior.log_prob(z)) < -1e4).all() and np.isfinite(array(prior.log_prob(z))).all()
+
+
+def test_a_mixture_learns_a_spike_beside_a_slope():
+    """Background nine times out of ten, else any grey: what no bell can be."""
+    rng = np.random.default_rng(0)
+    grey = np.where(rng.random((2000, 4)) < 0.9, 0, rng.integers(1, 256, (2000, 4)))
+    z = ((grey + rng.random((2000, 4))) / 256).astype("float32")
+    truth = 4 * (0.9 * math.log(0.9 * 256) + 0.1 * math.log(0.1 * 256 / 255))
+    prior, code = MixturePrior(6), keras.Input((4,))
+    model = keras.Model(code, prior(code))
+    prior.adapt(z)
+    model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, 400)))
+    start = model.evaluate(z, verbose=0)
+    model.fit(z, batch_size=100, epochs=20, verbose=0)
+    assert -model.evaluate(z, verbose=0) == pytest.approx(truth, abs=0.3)
+    assert start > 1 - truth  # it was not there from the start
+
+
+@pytest.mark.parametrize("components", [1, 2, 5])
+def test_any_number_of_logistics(components):
+    prior, z = MixturePrior(components), numbers(50, 6)
+    prior.build((None, 6))
+    prior.adapt(z)
+    assert np.isfinite(array(prior.log_prob(z))).all()
+    assert np.isfinite(prior.sample(50)).all()
 
 
 def test_a_fitted_prior_is_no_part_of_the_objective():
