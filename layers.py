@@ -400,7 +400,8 @@ class MixturePrior(Prior):
 
     def log_prob(self, z):
         narrowness = ops.exp(-self.speed * self.log_widths_over_speed)
-        centred = narrowness * (z[:, None] - self.means)  # (batch, K, D)
+        z = ops.expand_dims(z, axis=1)
+        centred = narrowness * (z - self.means)  # (batch, K, D)
         half = narrowness * self.noise / 2
         # log (F(centred + half) - F(centred - half)) without ever taking 1 from nearly 1
         logs = ops.log(-ops.expm1(-2 * half)) - math.log(self.noise)
