@@ -353,80 +353,115 @@ class LogisticPrior(Prior):
 
 @keras.saving.register_keras_serializable("nice")
 class MixturePrior(Prior):
-    """A density that is learned, one for each dimension: a mixture of K logistics.
+    """A density that is learned: in each dimension i, a mixture of K logistics.
 
-        q(z) = prod_i sum_k w_ki (F((d_ki + g/2) / b_ki) - F((d_ki - g/2) / b_ki)) / g,
-        d_ki = z_i - mean_ki
+        q(z) = sum_g p_g prod_i sum_k w_gki f_ki(z_i)
+        f_ki(t) = (F((t - mean_ki + n/2) / b_ki) - F((t - mean_ki - n/2) / b_ki)) / n
 
-    The paper allows any density that is a product over the dimensions (section 3.4). F is the
-    logistic distribution function: each component is a logistic of width b to which noise as
-    wide as a grey level, g, is added. Near b = 0 it is that noise alone, the density of a pixel
-    that is always background, which no bell can follow. The scaling before this layer should
-    keep s = 1, as widths are learned here.
+    The paper allows any density that is a product over the dimensions (section 3.4), which this
+    is with one group. With more, similar images share a group, and each group has its own
+    weights w of the same logistics. F is the logistic distribution function: f is a logistic of
+    width b to which noise of width n is added. Near b = 0 it is that noise alone, the density
+    of a pixel that is always background, which no bell can follow. The scaling before this
+    layer should keep s = 1, as widths are learned here.
 
     Args:
         components: K.
-        noise: g, in the units of z.
+        groups: number of groups.
+        noise: n, a grey level, in the units of z.
         speed: how much faster weights and widths learn than means, which Adam must move by less
             than a grey level a step.
 
     Input and output shape: (batch, D).
     """
 
-    def __init__(self, components=32, noise=1 / 256, speed=30.0, **kwargs):
+    def __init__(self, components=32, groups=1, noise=1 / 256, speed=30.0, **kwargs):
         super().__init__(**kwargs)
         self.components = components
+        self.groups = groups
         self.noise = noise
         self.speed = speed
 
     def build(self, input_shape):
         super().build(input_shape)
-        for name in ("means", "log_widths_over_speed", "logits_over_speed"):
-            shape = (self.components, self.dimensions)
+        each = (self.components, self.dimensions)
+        shapes = {
+            "means": each,
+            "log_widths_over_speed": each,
+            "logits_over_speed": (self.groups, *each),
+            "group_logits_over_speed": (self.groups,),
+        }
+        for name, shape in shapes.items():
             setattr(self, name, self.add_weight(name=name, shape=shape, initializer="zeros"))
 
-    def adapt(self, z):
-        """Start where the rows of z are: half of the logistics narrow, at quantiles, half wide."""
+    @property
+    def widths(self):
+        return ops.exp(ops.maximum(self.speed * self.log_widths_over_speed, -20.0))
+
+    @property
+    def shares(self):
+        """w of the logistics in each group (G, K, D), and log p of the groups (G,)."""
+        w = ops.softmax(self.speed * self.logits_over_speed, axis=1)
+        return w, ops.log_softmax(self.speed * self.group_logits_over_speed)
+
+    def adapt(self, z, borrowed=20):
+        """Start where the rows of z are: half of the logistics narrow, at quantiles, half wide.
+
+        The groups start as k-means finds them. Each borrows that many rows from all of z, so
+        that what its own do not show is not impossible.
+        """
         narrow = (self.components + 1) // 2
         wide = self.components - narrow
         low, high = z.min(axis=0), z.max(axis=0)
-        middles = [(np.arange(count) + 0.5)[:, None] / max(count, 1) for count in (narrow, wide)]
-        quantiles = np.quantile(z, middles[0][:, 0], axis=0)
+        middles = [(np.arange(count) + 0.5) / max(count, 1) for count in (narrow, wide)]
+        quantiles = np.quantile(z, middles[0], axis=0)
         widths = np.maximum((high - low) / max(wide, 1) / 3, self.noise / 6)
-        self.means.assign(np.concatenate([quantiles, low + (high - low) * middles[1]]))
         widths = [np.full_like(quantiles, self.noise / 16), np.tile(widths, (wide, 1))]
+        self.means.assign(np.concatenate([quantiles, low + (high - low) * middles[1][:, None]]))
         self.log_widths_over_speed.assign(np.log(np.concatenate(widths)) / self.speed)
-        self.logits_over_speed.assign(np.zeros(self.means.shape))
+
+        member = np.eye(self.groups)[mixture.nearest(z, mixture.k_means(z, self.groups))]
+        explained = 1e-3  # rows of each group by each logistic
+        for rows in np.array_split(np.arange(len(z)), math.ceil(len(z) / 200)):
+            share = ops.softmax(self._log_logistics(ops.convert_to_tensor(z[rows])), axis=1)
+            explained += np.tensordot(member[rows].T, ops.convert_to_numpy(share), 1)
+        explained += borrowed * explained.sum(axis=0) / len(z)
+        self.logits_over_speed.assign(np.log(explained) / self.speed)
+        self.group_logits_over_speed.assign(np.log(member.sum(axis=0) + 1) / self.speed)
+
+    def _log_logistics(self, z):
+        """log f of each logistic, in each dimension: (batch, K, D)."""
+        centred = (ops.expand_dims(z, axis=1) - self.means) / self.widths
+        half = self.noise / 2 / self.widths
+        # F(c + h) - F(c - h) = (1 - exp(-2h)) F(h + c) F(h - c): never 1 taken from nearly 1
+        logs = ops.log(-ops.expm1(-2 * half)) - math.log(self.noise)
+        return logs - ops.softplus(-centred - half) - ops.softplus(centred - half)
 
     def log_prob(self, z):
-        narrowness = ops.exp(-self.speed * self.log_widths_over_speed)
-        z = ops.expand_dims(z, axis=1)
-        centred = narrowness * (z - self.means)  # (batch, K, D)
-        half = narrowness * self.noise / 2
-        # log (F(centred + half) - F(centred - half)) without ever taking 1 from nearly 1
-        logs = ops.log(-ops.expm1(-2 * half)) - math.log(self.noise)
-        logs = logs - ops.softplus(-centred - half) - ops.softplus(centred - half)
-        logs = logs + ops.log_softmax(self.speed * self.logits_over_speed, axis=0)
-        return ops.sum(ops.logsumexp(logs, axis=1), axis=-1)
-
-    def numbers(self):
-        """The shares w, means and widths b of the logistics, each a NumPy array (K, D)."""
-        weights = (self.means, self.log_widths_over_speed, self.logits_over_speed)
-        means, log_widths, logits = (ops.convert_to_numpy(weight) for weight in weights)
-        shares = np.exp(self.speed * (logits - logits.max(axis=0)))
-        return shares / shares.sum(axis=0), means, np.exp(self.speed * log_widths)
+        w, log_p = self.shares
+        logs = self._log_logistics(z)
+        top = ops.stop_gradient(ops.max(logs, axis=1, keepdims=True))
+        f = ops.exp(logs - top) + 1e-30  # an f of 0 would have no logarithm
+        log_f = ops.log(ops.einsum("bki,gki->ibg", f, w))
+        log_groups = ops.sum(log_f, axis=0) + log_p  # (batch, groups)
+        return ops.logsumexp(log_groups, axis=1) + ops.sum(top, axis=(1, 2))
 
     @property
     def deviation(self):
-        shares, means, widths = self.numbers()
-        squares = means**2 + (math.pi * widths) ** 2 / 3 + self.noise**2 / 12
-        return np.sqrt(np.sum(shares * squares, axis=0) - np.sum(shares * means, axis=0) ** 2)
+        means, widths, w, log_p = map(ops.convert_to_numpy, (self.means, self.widths, *self.shares))
+        w = np.tensordot(np.exp(log_p), w, 1)
+        apart = means - np.sum(w * means, axis=0)
+        variances = apart**2 + (math.pi * widths) ** 2 / 3 + self.noise**2 / 12
+        return np.sqrt(np.sum(w * variances, axis=0))
 
     def sample(self, count, temperature=1.0, seed=0):
         """Draw (count, D) codes; the temperature narrows each logistic about its own mean."""
-        rng, (shares, means, widths) = np.random.default_rng(seed), self.numbers()
+        means, widths, w, log_p = map(ops.convert_to_numpy, (self.means, self.widths, *self.shares))
+        rng = np.random.default_rng(seed)
+        group = np.searchsorted(np.cumsum(np.exp(log_p))[:-1], rng.random(count))
         u = rng.random((count, self.dimensions))
-        chosen = sum((u > limit).astype(int) for limit in np.cumsum(shares, axis=0)[:-1])
+        limits = np.cumsum(w, axis=1)[:, :-1].swapaxes(0, 1)
+        chosen = sum(((u > limit[group]).astype(int) for limit in limits), np.zeros(u.shape, int))
         dimension = np.arange(self.dimensions)
         spread = widths[chosen, dimension] * rng.logistic(size=u.shape)
         spread = spread + self.noise * (rng.random(u.shape) - 0.5)
@@ -436,6 +471,7 @@ class MixturePrior(Prior):
         return {
             **super().get_config(),
             "components": self.components,
+            "groups": self.groups,
             "noise": self.noise,
             "speed": self.speed,
         }
@@ -481,19 +517,23 @@ class FittedPrior(Prior):
     def call(self, z):
         return z
 
-    def fit(self, codes, sigma):
+    def fit(self, codes, sigma, many=40000, few=10000):
         """Fit to h = z * sigma, codes of training images.
 
         Args:
-            codes: a function whose call goes through the rows of h, a float32 array of some of
-                them at a time: all at once they would take more memory than the images.
+            codes: a function from a number to as many rows of h, in parts: all at once they
+                would take more memory than the images.
             sigma: the scaling's, shape (D,).
         """
-        axes = mixture.principal_directions(codes(), self.directions)
-        y = np.concatenate([h @ axes for h in codes()])
-        shares, covariances = mixture.fit_mixture(y, self.components)
-        means = mixture.weighted_means(codes(), shares)
-        values = (sigma, axes, shares.mean(axis=0), means, np.linalg.cholesky(covariances))
+        axes = mixture.principal_directions(codes(few), self.directions)
+        y, rows = np.empty((many, self.directions), "float32"), 0
+        for h in codes(many):
+            y[rows : rows + len(h)] = h @ axes
+            rows += len(h)
+        shares, along_axes, covariances, belonging = mixture.fit_mixture(y[:rows], self.components)
+        means = mixture.weighted_means((h, belonging(h @ axes)) for h in codes(few))
+        means += (along_axes - means @ axes) @ axes.T
+        values = (sigma, axes, shares, means, np.linalg.cholesky(covariances))
         for weight, value in zip(self.weights, values, strict=True):
             weight.assign(value)
 

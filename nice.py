@@ -16,6 +16,7 @@ if __name__ == "__main__":
     startup.quiet()  # before Keras is imported; a program's business, not this text's
 
 import dataclasses
+import functools
 import math
 import sys
 
@@ -46,7 +47,7 @@ class Recipe:
     """A named set of values; the defaults are the recipe "digits", chosen for what it draws."""
 
     # The model.
-    couplings: int = 4
+    couplings: int = 4  # layers that shift one half of the image by a network m of the other
     hidden_layers: int = 5  # in each coupling's network m
     hidden_units: int = 1000  # in each hidden layer
     output_activation: str = "relu"  # of m: "relu" as in the article, "linear" as in the paper
@@ -59,19 +60,21 @@ class Recipe:
     noise: float = 1 / 256  # width of the uniform noise u, white being 1 (before / 256: one level)
     holdout: float = 1 / 6  # share of the training images kept back, to choose the best epoch
     # The training.
-    epochs: int = 10
-    batch_size: int = 128
-    learning_rate: float = 1e-3  # Adam's, or its peak
+    epochs: int = 10  # passes over the training images
+    batch_size: int = 128  # images in a step
+    learning_rate: float = 2e-3  # Adam's, or its peak
     decay: float = 0.3  # share of the steps, the last ones, in which the rate falls to 0
     warmup: bool = False  # let the rate rise from 0 until then
     weight_decay: float = 0.0  # decoupled, on the couplings' matrices
-    seed: int = 0
+    seed: int = 0  # of first weights, order of the images, and noise
 
 
 RECIPES = {
     "digits": Recipe(),
     # The article to the letter: no noise, a constant rate, and the test images choose the epoch.
-    "article": Recipe(dequantise=False, noise=0.0, holdout=0.0, epochs=20, decay=0.0),
+    "article": Recipe(
+        dequantise=False, noise=0.0, holdout=0.0, epochs=20, learning_rate=1e-3, decay=0.0
+    ),
     # The paper's model and data; how it is trained is ours.
     "paper": Recipe(
         output_activation="linear",
@@ -81,14 +84,27 @@ RECIPES = {
         scale_from_data=True,
         epochs=40,
         batch_size=200,
+        learning_rate=1e-3,
         decay=0.97,
         warmup=True,
         weight_decay=0.5,
     ),
     # As likely as these layers can make it: a density for each dimension is learned, too.
-    "likelihood": Recipe(output_gain=0.01, prior="mixture", epochs=10, batch_size=200, decay=1.0),
+    "likelihood": Recipe(
+        output_gain=0.01,
+        prior="grouped",
+        epochs=5,
+        batch_size=200,
+        learning_rate=1e-3,
+        decay=1.0,
+    ),
 }
-PRIORS = {"gaussian": GaussianPrior, "logistic": LogisticPrior, "mixture": MixturePrior}
+PRIORS = {
+    "gaussian": GaussianPrior,
+    "logistic": LogisticPrior,
+    "mixture": MixturePrior,
+    "grouped": functools.partial(MixturePrior, components=16, groups=64),
+}
 
 # --- Encoder and decoder ---------------------------------------------------------------------
 
@@ -114,7 +130,7 @@ def build_encoder(image_shape, recipe):
     levels = 256 if recipe.dequantise else 255
     low, high = (0, recipe.noise) if recipe.dequantise else (-recipe.noise, 0)
 
-    image = keras.Input(image_shape)
+    image = keras.Input(image_shape, dtype="float32")
     h = keras.layers.Reshape((math.prod(image_shape),), dtype="float32")(image)
     h = UniformNoise(levels * low, levels * high, name="noise")(h)
     h = GreyLevels(levels, name="grey_levels")(h)
@@ -126,9 +142,10 @@ def build_encoder(image_shape, recipe):
             recipe.output_gain,
             name=f"coupling_{number + 1}",
         )(h)
-    speed = 0.0 if recipe.prior == "mixture" else recipe.scale_speed  # it learns widths itself
+    prior = PRIORS[recipe.prior](name="prior")
+    speed = 0.0 if isinstance(prior, MixturePrior) else recipe.scale_speed  # it learns widths
     z = DiagonalScaling(speed, name="scaling")(h)
-    return keras.Model(image, PRIORS[recipe.prior](name="prior")(z), name="encoder")
+    return keras.Model(image, prior(z), name="encoder")
 
 
 def build_decoder(encoder):
@@ -140,7 +157,7 @@ def build_decoder(encoder):
     Returns:
         A `keras.Model` from (batch, D) to (batch, *image_shape), in grey levels, not clipped.
     """
-    code = keras.Input(encoder.output_shape[1:])
+    code = keras.Input(encoder.output_shape[1:], dtype="float32")
     h = code
     for layer in reversed(encoder.layers):
         if isinstance(layer, FlowLayer):
@@ -260,17 +277,17 @@ def scale_from_data(encoder, batches, count=10000):
     scaling.log_scale_over_speed.assign(log_scale / scaling.speed)
 
 
-def fit_codes(encoder, batches, count=40000):
+def fit_codes(encoder, batches):
     """Append a density fitted to training images' codes, to draw from: a `FittedPrior`.
 
     The encoder's own prior, and so its likelihood, stay what they were.
     """
-    noise, sigma = encoder.get_layer("noise"), encoder.get_layer("scaling").sigma
-    chosen = np.random.default_rng(0).permutation(np.sort(batches.rows))[:count]
-    some = Batches(batches.images, chosen, 1000, noise)
+    sigma, size = encoder.get_layer("scaling").sigma, 1000
+    chosen = np.random.default_rng(0).permutation(np.sort(batches.rows))
+    some = Batches(batches.images, chosen, size, encoder.get_layer("noise"))
 
-    def codes():
-        for index in range(len(some)):
+    def codes(count):
+        for index in range(min(len(some), count // size)):
             yield encoder.predict_on_batch(*some[index]) * sigma
 
     components = max(1, min(100, len(chosen) // 50))
@@ -318,11 +335,11 @@ def train(encoder, batches, validation, recipe, output):
         ValueError: the backup is damaged.
     """
     encoder.compile(make_optimizer(recipe, recipe.epochs * len(batches)))  # layers add the loss
-    decoder, codes = build_decoder(encoder), encoder.get_layer("prior").sample(225, temperature=0.8)
-    keep = history.KeepRun(
+    decoder, prior = build_decoder(encoder), encoder.get_layer("prior")
+    keeper = history.KeepRun(
         output,
         batches,
-        decode=lambda: ops.convert_to_numpy(decoder(codes)),
+        draw=lambda: ops.convert_to_numpy(decoder(prior.sample(225, temperature=0.8))),
         seed=recipe.seed,
         describe=lambda loss: in_nats_and_bits(encoder, loss),
     )
@@ -330,16 +347,16 @@ def train(encoder, batches, validation, recipe, output):
         batches.feed(),
         validation_data=validation,
         epochs=recipe.epochs,
-        initial_epoch=keep.load_backup(encoder),
-        shuffle=False,  # `keep` does, by seed and epoch
-        callbacks=[keep],
+        initial_epoch=keeper.load_backup(encoder),
+        shuffle=False,  # `keeper` does, by seed and epoch
+        callbacks=[keeper],
         verbose=1 if sys.stdout.isatty() else 2,
     )
-    if history.best(keep.history):
+    if history.best(keeper.history):
         best = fit_codes(load_encoder(output / "nice.keras"), batches)
         runs.replace(output / "nice.keras", best.save)
-    keep.finish()
-    return keep.history
+    keeper.finish()
+    return keeper.history
 
 
 # --- The program -----------------------------------------------------------------------------
@@ -377,7 +394,7 @@ def main(argv):
             f"{x_train.shape[1:]}, {len(validation.rows):,} to choose the model, "
             f"{backends.describe_device()}"
         )
-        if recipe.scale_from_data or recipe.prior == "mixture":
+        if recipe.scale_from_data or isinstance(encoder.get_layer("prior"), MixturePrior):
             scale_from_data(encoder, batches)
         rows = train(encoder, batches, validation, recipe, args.output)
 

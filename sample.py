@@ -17,7 +17,7 @@ import numpy as np
 from keras import ops
 
 import nice
-from layers import FlowLayer, Inverse
+from layers import AdditiveCoupling, DiagonalScaling, Inverse
 from support import backends, command_line, data, pictures, runs
 from support.batches import Batches
 from support.pictures import Sheet
@@ -45,6 +45,12 @@ def density(encoder, codes):
     if codes not in names:
         print("no density was fitted to this model's codes yet (training does, at its end): prior")
     return encoder.get_layer(codes if codes in names else "prior")
+
+
+def flow_steps(encoder):
+    """The steps from x to the code: couplings and scaling, without the noise and the units."""
+    kinds = AdditiveCoupling, DiagonalScaling
+    return [layer for layer in encoder.layers if isinstance(layer, kinds)]
 
 
 def choose(images, count, seed):
@@ -75,7 +81,7 @@ def samples(encoder, *, rows=15, columns=15, temperature=0.8, codes="fitted", se
 
     Codes come from the density fitted to those of training images, or with `codes="prior"`
     from the prior, as in the article. The article chose the temperature by eye: below 1 digits
-    are cleaner and less varied. At 0 the prior draws its mode.
+    are cleaner and less varied. At 0 a Gaussian prior draws its mode.
     """
     codes = density(encoder, codes).sample(rows * columns, temperature, seed)
     return Sheet(decode(encoder, codes.reshape(rows, columns, -1)))
@@ -155,8 +161,7 @@ def stages(encoder, x_test, *, rows=4, temperature=0.8, codes="fitted", seed=0):
     A code is drawn around mid grey, everything else as an image; after every coupling the
     dimensions are reversed, which turns the picture upside down.
     """
-    steps = [layer for layer in encoder.layers if isinstance(layer, FlowLayer)]
-    images = choose(x_test, rows, seed)
+    steps, images = flow_steps(encoder), choose(x_test, rows, seed)
     codes = density(encoder, codes).sample(rows, temperature, seed)
     levels = encoder.get_layer("grey_levels").levels
 
@@ -166,9 +171,9 @@ def stages(encoder, x_test, *, rows=4, temperature=0.8, codes="fitted", seed=0):
             seen.append(ops.convert_to_numpy(layer(seen[-1])))
         return seen
 
-    flat = images.reshape(rows, -1).astype("float32")
-    back = walk(codes, [Inverse(step) for step in reversed(steps)])[:-2]  # up to x
-    there = walk(flat, steps)[2:]
+    x = (images.reshape(rows, -1) / levels).astype("float32")
+    back = walk(codes, [Inverse(step) for step in reversed(steps)])
+    there = walk(x, steps)
     columns = ["code", "/ s", *[f"coupling {n}" for n in range(len(back) - 2, 0, -1)]]
     shown = []
     for stages in (back, there[::-1]):
@@ -185,18 +190,19 @@ def stages(encoder, x_test, *, rows=4, temperature=0.8, codes="fitted", seed=0):
 
 def codes(encoder, x_test, *, dimensions=8):
     """single dimensions of real images' codes: their histograms, and the prior's density"""
-    noise = encoder.get_layer("noise")
+    noise, x_test = encoder.get_layer("noise"), choose(x_test, max(2, len(x_test)), 0)
     noisy = Batches(x_test, np.arange(len(x_test)), 1000, noise)
     z, prior = encoder.predict(noisy, verbose=0), encoder.get_layer("prior")
-    z = z / prior.deviation
+    drawn = prior.sample(10000)
+    middle, deviation = drawn.mean(axis=0), drawn.std(axis=0)
+    z, drawn = (z - middle) / deviation, (drawn - middle) / deviation
     centred = z - z.mean(axis=0)
     centred = centred[:, centred.any(axis=0)]
     kurtosis = np.mean(centred**4, axis=0) / np.mean(centred**2, axis=0) ** 2
     print(f"median kurtosis of a dimension: {np.median(kurtosis):.1f} (a Gaussian's is 3)")
     print(f"dimensions with a kurtosis over 1,000: {np.mean(kurtosis > 1000):.0%}")
-    inside = np.mean(abs(z) < 0.25)
-    drawn = np.mean(abs(prior.sample(100) / prior.deviation) < 0.25)
-    print(f"values within a quarter of a deviation of 0: {inside:.0%} (the prior's: {drawn:.0%})")
+    near, expected = (np.mean(abs(values) < 0.25) for values in (z, drawn))
+    print(f"values within a quarter of a deviation of 0: {near:.0%} (the prior's: {expected:.0%})")
     sigma = encoder.get_layer("scaling").sigma
     order = np.argsort(-sigma)
     dimensions = min(dimensions, len(order))
@@ -207,13 +213,9 @@ def codes(encoder, x_test, *, dimensions=8):
         for ax in axes.flat[dimensions:]:
             ax.axis("off")
         for dimension, ax in zip(chosen, axes.flat, strict=False):
-            along = bins[:, None] * prior.deviation * np.eye(z.shape[1])[dimension]
-            along = along.astype("float32")
-            density = np.exp(
-                ops.convert_to_numpy(prior.log_prob(along) - prior.log_prob(0 * along))
-            )
             ax.hist(z[:, dimension], bins, density=True, label="real images")
-            ax.plot(bins, density / np.trapezoid(density, bins), label="prior")
+            heights, _ = np.histogram(drawn[:, dimension], bins, density=True)
+            ax.plot((bins[1:] + bins[:-1]) / 2, heights, label="prior")
             ax.set(yscale="log", ylim=(1e-3, 30))
             ax.set_title(f"sigma {sigma[dimension]:.3f}", fontsize=9)
         axes.flat[0].legend(fontsize=8)
@@ -321,11 +323,11 @@ def likelihood(encoder, x_test, *, seed=0):
     Its own samples are at temperature 1 and not clipped: just what the density says.
     """
     noise, prior = encoder.get_layer("noise"), encoder.get_layer("prior")
-    own = decode(encoder, prior.sample(len(x_test), 1.0, seed)[:, None])[:, 0]
-    static = np.random.default_rng(seed).integers(0, 256, x_test.shape, dtype="uint8")
-    kinds = {"test images": x_test, "upside down": x_test[:, ::-1, ::-1], "uniform noise": static}
+    drawn = decode(encoder, prior.sample(len(x_test), 1.0, seed)[:, None])[:, 0]
+    grain = np.random.default_rng(seed).integers(0, 256, x_test.shape, dtype="uint8")
+    kinds = {"test images": x_test, "upside down": x_test[:, ::-1, ::-1], "uniform noise": grain}
     nats = {name: nice.log_likelihood(encoder, x, noise, seed) for name, x in kinds.items()}
-    nats["its samples"] = nice.log_likelihood(encoder, own)
+    nats["its samples"] = nice.log_likelihood(encoder, drawn)
     for name, x in nats.items():
         print(f"{name:14} {x.mean():10.0f} nats on average, {x.std():.0f} their deviation")
 
@@ -378,10 +380,9 @@ def plane(*, couplings=6, epochs=30, seed=0):
     side = np.linspace(0, 1, 201)
     mesh = np.stack(np.meshgrid(side, side), axis=-1)
     nats = nice.log_likelihood(encoder, 255 * mesh.reshape(-1, 2).astype("float32"))
-    steps = [layer for layer in encoder.layers if isinstance(layer, FlowLayer)]
     lines = mesh[::10], mesh[:, ::10].swapaxes(0, 1)  # along x, along y
     stages = [[*lines, points[:1000]]]
-    for step in steps[2:]:
+    for step in flow_steps(encoder):
         stages.append(
             [
                 ops.convert_to_numpy(step(h.reshape(-1, 2).astype("float32"))).reshape(h.shape)

@@ -128,7 +128,7 @@ def main():
     pixels = x_train.reshape(len(x_train), -1).astype("float32") / 255
     linear = FittedPrior()
     linear.build((None, pixels.shape[1]))
-    linear.fit(lambda: [pixels], np.ones(pixels.shape[1], "float32"))
+    linear.fit(lambda count: [pixels[:count]], np.ones(pixels.shape[1], "float32"))
     for temperature in args.temperatures:
         drawn = 255 * linear.sample(COUNT, temperature, args.seed).reshape(-1, 28, 28)
         judge.row(f"no flow, the same mixture of pixels, T = {temperature:g}", drawn)

@@ -48,23 +48,19 @@ def without_couplings(image_shape):
     return keras.Model(image, DiagonalScaling(0.0, name="scaling")(x))
 
 
-def with_mixture(encoder, images, components, epochs, batch_size=200):
+def with_mixture(encoder, images, prior, epochs):
     """The same couplings with a `MixturePrior` fitted to the images' codes: a new encoder."""
-    h, noise = encoder.get_layer("scaling").input, encoder.get_layer("noise")
-    if noise.high == noise.low:
-        noise = UniformNoise(0, 1)
-    batches = Batches(images, np.arange(len(images)), 1000, noise)
-    codes = keras.Model(encoder.input, h).predict(batches, verbose=0)
-
-    prior, code = MixturePrior(components, name="prior"), keras.Input(codes.shape[1:])
-    alone = keras.Model(code, prior(code))
-    prior.adapt(codes[:10000])
-    steps = epochs * math.ceil(len(codes) / batch_size)
-    alone.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, steps)))
-    alone.fit(codes, batch_size=batch_size, epochs=epochs, verbose=0)
-
-    z = DiagonalScaling(0.0, name="scaling")(h)  # the widths are in the mixture now
-    return keras.Model(encoder.input, prior(z), name="encoder")
+    z = DiagonalScaling(0.0, name="scaling")(encoder.get_layer("scaling").input)
+    model = keras.Model(encoder.input, prior(z), name="encoder")  # the widths are in the prior
+    for layer in model.layers[:-1]:
+        layer.trainable = False
+    batches = Batches(images, np.arange(len(images)), 200)
+    nice.scale_from_data(model, batches)
+    rate = keras.optimizers.schedules.CosineDecay(1e-3, epochs * len(batches))
+    model.compile(keras.optimizers.Adam(rate))
+    losses = model.fit(batches.feed(), epochs=epochs, verbose=0).history["loss"]
+    print(f"training log-likelihood, in the last epoch: {-losses[-1]:.2f} nats", flush=True)
+    return keras.Model(model.input, model.output, name="encoder")  # without the optimiser
 
 
 def main():
@@ -72,6 +68,7 @@ def main():
     parser.add_argument("models", nargs="*", type=Path)
     parser.add_argument("--data", default=data.MNIST)
     parser.add_argument("--components", type=int, default=16, help="logistics in each dimension")
+    parser.add_argument("--groups", type=int, default=1, help="of images, see MixturePrior")
     parser.add_argument("--epochs", type=int, default=4, help="of each fit")
     parser.add_argument("--save", type=Path, help="folder for the models with their fitted prior")
     args = parser.parse_args()
@@ -89,7 +86,8 @@ def main():
         models[path] = nice.load_encoder(path)
         print(f"{path}: {nice.describe_likelihood(models[path], x_test)}", flush=True)
     for name, encoder in models.items():
-        fitted = with_mixture(encoder, x_train, args.components, args.epochs)
+        prior = MixturePrior(args.components, args.groups, name="prior")
+        fitted = with_mixture(encoder, x_train, prior, args.epochs)
         line = nice.describe_likelihood(fitted, x_test)
         print(f"{name}, mixture fitted: {line}", flush=True)
         if args.save and name in args.models:

@@ -55,7 +55,7 @@ def program(name):
             except Stopped as stop:
                 print(f"{name}: {stop}", file=sys.stderr)
                 return stop.status
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, MemoryError) as error:
                 Parser(prog=name).error(error)
 
         return run

@@ -75,11 +75,13 @@ def grey_levels(arrays, data, key):
         )
     if images.dtype.kind == "b":
         return images.astype("uint8") * np.uint8(255)
-    top = 1 if images.dtype.kind == "f" else 255
-    if not (images.min() >= 0 and images.max() <= top):  # also where there is a NaN
-        raise ValueError(f"{name} has values outside 0..{top} ({images.dtype})")
-    if top == 1:
-        return images.astype("float32") * np.float32(255)
+    white = 1 if images.dtype.kind == "f" else 255
+    if not (images.min() >= 0 and images.max() <= white):  # also where there is a NaN
+        raise ValueError(f"{name} has values outside 0..{white} ({images.dtype})")
+    if white == 1:
+        images = images.astype("float32", copy=False)
+        images *= np.float32(255)  # in place: the array was read for us alone
+        return images
     if images.max() == 1:
         raise ValueError(
             f"{name} has no value but 0 and 1, which of 0..255 is black: "
@@ -99,8 +101,8 @@ def labels(arrays, data, count):
 
 
 def fingerprint(*arrays):
-    """A checksum of the arrays' bytes, as text."""
-    check = 0
+    """A checksum of the arrays' shapes and bytes, as text."""
+    check = zlib.crc32(repr([array.shape for array in arrays]).encode())
     for array in arrays:
         check = zlib.crc32(np.ascontiguousarray(array), check)
     return f"{check:08x}"

@@ -16,14 +16,14 @@ from support.runs import replace
 class KeepRun(keras.callbacks.Callback):
     """Seed each epoch of `fit`, and keep what it leaves: best model, grid, history, backup.
 
-    After each epoch it writes the best model so far (`nice.keras`), a grid of images decoded
-    from one fixed set of codes (`samples/`), a row of `history.csv`, and last the backup with
+    After each epoch it writes the best model so far (`nice.keras`), a grid of images drawn
+    with one fixed seed (`samples/`), a row of `history.csv`, and last the backup with
     the optimiser's state. `finish` makes `training.gif` of the grids.
 
     Args:
         output: a folder that `folder` has made ready.
         batches: the `Batches` that train.
-        decode: a function without arguments that returns 225 images in grey levels.
+        draw: a function without arguments that returns 225 images in grey levels.
         seed: of the run.
         describe: a function from a loss to further columns of the history, a dict.
 
@@ -31,9 +31,9 @@ class KeepRun(keras.callbacks.Callback):
         history: a dict for each finished epoch.
     """
 
-    def __init__(self, output, batches, decode, seed, describe):
+    def __init__(self, output, batches, draw, seed, describe):
         super().__init__()
-        self.output, self.batches, self.decode = output, batches, decode
+        self.output, self.batches, self.draw = output, batches, draw
         self.seed, self.describe = seed, describe
         self.backup, self.history = output / "backup.keras", []
 
@@ -73,9 +73,7 @@ class KeepRun(keras.callbacks.Callback):
             model = keras.Model(self.model.input, self.model.output, name="encoder")
             replace(self.output / "nice.keras", model.save)
         picture = self.output / "samples" / f"epoch_{epoch + 1:03}.png"
-        replace(
-            picture, lambda path: pictures.write_png(path, pictures.grid(self.decode(), 15, 15))
-        )
+        replace(picture, lambda path: pictures.write_png(path, pictures.grid(self.draw(), 15, 15)))
         replace(self.output / "history.csv", lambda path: write_history(path, self.history))
         if math.isfinite(logs["loss"]):
             replace(self.backup, self.model.save)
@@ -104,15 +102,16 @@ def report(history, kind):
         kind: "validation" or "test", the images that chose the best epoch.
     """
     causes = "too high a --learning-rate, or no --noise, so that nothing bounds log s"
-    top, last = best(history), history[-1]
-    failed = top is None or not math.isfinite(last["loss"])
+    chosen, last = best(history), history[-1]
+    failed = chosen is None or not math.isfinite(last["loss"])
     if failed:
         loss = last["val_loss"] if math.isfinite(last["loss"]) else last["loss"]
         warn(f"training stopped: the loss became {loss} in epoch {len(history)} ({causes})")
-    elif not last["val_loss"] <= top["val_loss"] + 0.1 * abs(top["val_loss"]):  # or it is NaN
+    elif not last["val_loss"] <= chosen["val_loss"] + 0.1 * abs(chosen["val_loss"]):  # or it is NaN
         warn(f"training fell apart after its best epoch ({causes}); the best model is kept")
-    if top:
-        print(f"best {kind} loss {top['val_loss']:.2f}, epoch {top['epoch']:.0f} of {len(history)}")
+    if chosen:
+        epoch = f"epoch {chosen['epoch']} of {len(history)}"
+        print(f"best {kind} loss {chosen['val_loss']:.2f}, {epoch}")
     return int(failed)
 
 
@@ -129,4 +128,5 @@ def write_history(path, history):
 
 def read_history(output):
     with open(output / "history.csv", newline="") as file:
-        return [{key: float(row[key]) for key in row} for row in csv.DictReader(file)]
+        rows = [{key: float(row[key]) for key in row} for row in csv.DictReader(file)]
+    return [row | {"epoch": int(row["epoch"])} for row in rows]

@@ -1,7 +1,5 @@
 """Fit Gaussians to data: principal directions, then a mixture in them by EM. NumPy only."""
 
-import math
-
 import numpy as np
 
 
@@ -11,8 +9,10 @@ def principal_directions(parts, count):
     Args:
         parts: the rows, some at a time: arrays (any number, D).
     """
-    rows, total, squares = 0, 0.0, 0.0
+    rows, total, squares, origin = 0, 0.0, 0.0, None
     for h in parts:
+        origin = h.mean(axis=0) if origin is None else origin  # squares of small numbers are exact
+        h = h - origin
         rows, total, squares = rows + len(h), total + h.sum(axis=0), squares + h.T @ h
     mean = total / rows
     covariance = squares / rows - np.outer(mean, mean)
@@ -20,62 +20,93 @@ def principal_directions(parts, count):
     return vectors[:, ::-1][:, :count].astype("float32")
 
 
-def fit_mixture(y, components, rounds=8, borrowed=50, seed=0):
+def fit_mixture(y, components, leading=60, rounds=6):
     """Fit Gaussians with full covariances to the rows of y by expectation maximisation.
+
+    Which Gaussian a row belongs to is decided by the `leading` columns alone: all of 120 would
+    take three times as long, and change little.
 
     Args:
         y: array (rows, d).
-        borrowed: every Gaussian's covariance is mixed with the average one, as if it had seen
-            that many more rows: small groups keep a sensible shape.
 
     Returns:
-        shares: array (rows, K), how much of each row belongs to each Gaussian.
-        covariances: array (K, d, d). The means are those of the rows, weighted by the shares.
+        shares: array (K,), of all rows.
+        means: array (K, d).
+        covariances: array (K, d, d).
+        belonging: a function from rows of y to each one's share in each Gaussian, (rows, K).
     """
-    shares = np.eye(components, dtype=y.dtype)[nearest_means(y, components, seed)]
+    x = y[:, :leading]
+    centres, one = k_means(x, components), np.eye(components, dtype=y.dtype)
+    gaussians = fit_gaussians(x, lambda some: one[nearest(some, centres)])
     for _ in range(rounds):
-        means, covariances = gaussians(y, shares, borrowed)
-        share = shares.mean(axis=0)
-        shares = log_gaussians(y, means, covariances)
-        shares += np.log(share + 1e-30)
-        shares -= shares.max(axis=1, keepdims=True)
-        np.exp(shares, out=shares)
-        shares /= shares.sum(axis=1, keepdims=True)
-    return shares, gaussians(y, shares, borrowed)[1]
+        gaussians = fit_gaussians(x, lambda some, old=gaussians: responsibilities(some, *old))
+
+    def belonging(some):
+        return responsibilities(some[:, :leading], *gaussians)
+
+    return *fit_gaussians(y, belonging), belonging
 
 
-def nearest_means(y, count, seed, rounds=10):
-    """Group the rows of y around `count` means (k-means); return each row's group."""
-    means = y[np.random.default_rng(seed).choice(len(y), count, replace=False)]
+def k_means(y, count, rounds=10, seed=0):
+    """Group the rows of y; return the mean of each group, (count, d)."""
+    means = y[np.random.default_rng(seed).choice(len(y), count, replace=len(y) < count)]
     for _ in range(rounds):
-        nearest = np.argmin(np.sum(means**2, axis=1) - 2 * y @ means.T, axis=1)
-        groups = [y[nearest == k] for k in range(count)]
-        means = np.stack([g.mean(axis=0) if len(g) else y[0] for g in groups])
-    return nearest
+        group = nearest(y, means)
+        groups = (y[group == k] for k in range(count))  # one at a time: each is a copy
+        means = np.stack([rows.mean(axis=0) if len(rows) else y[0] for rows in groups])
+    return means
 
 
-def weighted_means(parts, shares):
-    """The mean of the rows in each Gaussian's share of them, (K, D); the rows some at a time."""
-    total, start = 0.0, 0
-    for rows in parts:
-        total = total + shares[start : start + len(rows)].T @ rows
-        start += len(rows)
-    return total / (shares.sum(axis=0)[:, None] + 1e-6)
+def nearest(y, means):
+    """Which of the means is nearest to each row of y."""
+    squares = np.sum(means**2, axis=1)
+    return np.concatenate([np.argmin(squares - 2 * some @ means.T, axis=1) for some in blocks(y)])
 
 
-def gaussians(y, shares, borrowed):
-    """The means and covariances of the rows in each share."""
-    means, count = weighted_means([y], shares), shares.sum(axis=0)
-    scatter = [(s[:, None] * (y - m)).T @ (y - m) for s, m in zip(shares.T, means, strict=True)]
-    average = sum(scatter) / len(y) + 1e-8 * np.eye(y.shape[1], dtype=y.dtype)
-    return means, (np.stack(scatter) + borrowed * average) / (count + borrowed)[:, None, None]
+def blocks(y, size=2000):
+    """The rows of y, some at a time: what is worked out of all at once would need much memory."""
+    return (y[start : start + size] for start in range(0, len(y), size))
 
 
-def log_gaussians(y, means, covariances):
-    """log N(y; mean, covariance) of each row under each Gaussian, (rows, K)."""
+def fit_gaussians(y, belonging, borrowed=50):
+    """Fit a Gaussian to each share of the rows of y.
+
+    Args:
+        belonging: a function from some rows of y to their share in each Gaussian, (rows, K).
+        borrowed: every Gaussian's covariance is mixed with the average one, as if it had seen
+            that many more rows: small groups keep a sensible shape.
+    """
+    count, total, squares, origin = 0.0, 0.0, 0.0, y.mean(axis=0)
+    for some in blocks(y):
+        shares, some = belonging(some), some - origin
+        count = count + shares.sum(axis=0)
+        total = total + shares.T @ some
+        squares = squares + np.stack([(share[:, None] * some).T @ some for share in shares.T])
+    means = total / (count[:, None] + 1e-6)
+    scatter = squares - count[:, None, None] * means[:, :, None] * means[:, None, :]
+    average = scatter.sum(axis=0) / len(y) + 1e-8 * np.eye(y.shape[1], dtype=y.dtype)
+    covariances = (scatter + borrowed * average) / (count + borrowed)[:, None, None]
+    return count / len(y), origin + means, covariances
+
+
+def responsibilities(y, shares, means, covariances):
+    """How much of each row belongs to each Gaussian: array (rows, K), rows adding up to 1."""
     logs = np.empty((len(y), len(means)), y.dtype)
     for k, (mean, root) in enumerate(zip(means, np.linalg.cholesky(covariances), strict=True)):
         standard = (y - mean) @ np.linalg.inv(root).T
         logs[:, k] = -0.5 * np.sum(standard**2, axis=1) - np.sum(np.log(np.diag(root)))
-    logs -= y.shape[1] / 2 * math.log(2 * math.pi)
-    return logs
+    logs += np.log(shares + 1e-30)
+    likely = np.exp(logs - logs.max(axis=1, keepdims=True))
+    return likely / likely.sum(axis=1, keepdims=True)
+
+
+def weighted_means(parts):
+    """The mean of the rows in each Gaussian's share of them, and of one average row: (K, D).
+
+    Args:
+        parts: pairs of some rows, and their share in each Gaussian.
+    """
+    count, total = 0.0, 0.0
+    for some, shares in parts:
+        count, total = count + shares.sum(axis=0), total + shares.T @ some
+    return (total + total.sum(axis=0) / count.sum()) / (count[:, None] + 1)

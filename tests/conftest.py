@@ -1,5 +1,10 @@
 """What the tests share: small networks, real digits, and each backend's autodiff."""
 
+import os
+
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # suites may share a GPU
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
 import keras
 import numpy as np
 import pytest

@@ -24,6 +24,8 @@ from support.history import read_history
 KILLS = int(os.environ.get("NICE_KILLS", 2))
 SCRIPT = Path(nice.__file__)
 
+WITHOUT_SIGNALS = pytest.mark.skipif(sys.platform == "win32", reason="no signal can be sent there")
+
 
 def start(digits, output, *options, epochs=3, **arguments):
     """Start `python nice.py` in a process of its own, with a small network."""
@@ -56,6 +58,7 @@ def weights(output):
     return nice.load_encoder(output / "nice.keras").get_weights()
 
 
+@WITHOUT_SIGNALS
 def test_a_stopped_run_goes_on_as_if_nothing_had_happened(digits, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     epochs = 12  # enough that a signal in the first ones comes before the end
@@ -78,6 +81,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(digits, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@WITHOUT_SIGNALS
 def test_a_run_stopped_at_its_very_end_still_finishes(digits, tmp_path, monkeypatch):
     """After the last epoch, with or without the density fitted to the codes: the same model."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
@@ -124,7 +128,7 @@ def test_kill_at_any_moment(digits, tmp_path):
             time.sleep(rng.uniform(0, 0.5))
         run.kill()
         run.communicate()
-        hits += run.returncode == -signal.SIGKILL
+        hits += run.returncode != 0
         check_whole(killed)
     assert hits
     if not (killed / "training.gif").exists():

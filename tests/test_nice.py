@@ -424,6 +424,19 @@ def test_scale_from_data_takes_rows_from_all_over_the_file():
     np.testing.assert_array_equal(batches.rows, np.arange(400))
 
 
+def test_codes_are_fitted_beside_a_bright_background():
+    """Most pixels are white to within the noise: their variance is a millionth of their square."""
+    images = np.full((1000, 20, 20), 255.0, "float32")
+    images[:, 5] = grey(1000, 20) % 256
+    encoder = small_encoder((20, 20), noise=1 / 256)
+    scale = np.random.default_rng(0).normal(0, 2, 400)
+    encoder.get_layer("scaling").log_scale_over_speed.assign(scale)
+    fitted = nice.fit_codes(encoder, everything(images))
+    z = fitted.get_layer("fitted").sample(300)
+    drawn = nice.build_decoder(fitted).predict(z, verbose=0)
+    assert np.abs(drawn[:, 6:] - 255).mean() < 3
+
+
 def test_codes_are_fitted_to_draw_from():
     """Two kinds of images: the fitted density draws both, and the likelihood stays."""
     images = np.clip(grey(400, 4, 4) / 20, 0, 255)
