@@ -1101,7 +1101,7 @@ def test_several_devices(digits, trained, tmp_path, monkeypatch, capsys):
             [row["val_loss"] for row in history.read_history(output)]
             for output in (tmp_path, trained)
         ]
-        np.testing.assert_allclose(*losses, rtol=1e-4)
+        np.testing.assert_allclose(*losses, rtol=1e-4, atol=1e-3)  # one is near 0
         return
     if backend == "torch":
         monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
