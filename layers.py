@@ -455,7 +455,7 @@ class MixturePrior(Prior):
         return np.sqrt(np.sum(w * variances, axis=0))
 
     def sample(self, count, temperature=1.0, seed=0):
-        """Draw (count, D) codes; the temperature narrows each logistic about its own mean."""
+        """Draw (count, D) codes; the temperature narrows each group about its own mean."""
         means, widths, w, log_p = map(ops.convert_to_numpy, (self.means, self.widths, *self.shares))
         rng = np.random.default_rng(seed)
         group = np.searchsorted(np.cumsum(np.exp(log_p))[:-1], rng.random(count))
@@ -465,7 +465,9 @@ class MixturePrior(Prior):
         dimension = np.arange(self.dimensions)
         spread = widths[chosen, dimension] * rng.logistic(size=u.shape)
         spread = spread + self.noise * (rng.random(u.shape) - 0.5)
-        return (means[chosen, dimension] + temperature * spread).astype("float32")
+        middle = np.sum(w * means, axis=1)[group]
+        z = middle + temperature * (means[chosen, dimension] + spread - middle)
+        return z.astype("float32")
 
     def get_config(self):
         return {
