@@ -528,7 +528,7 @@ class FittedPrior(Prior):
             sigma: the scaling's, shape (D,).
         """
         axes = mixture.principal_directions(codes(few), self.directions)
-        y, rows = np.empty((many, self.directions), "float32"), 0
+        y, rows = np.empty((many, self.directions), "float16"), 0  # all there is in memory at once
         for h in codes(many):
             y[rows : rows + len(h)] = h @ axes
             rows += len(h)

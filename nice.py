@@ -10,10 +10,7 @@ which training maximises, and f backwards turns random codes into new images. Th
 that order: recipes, encoder and decoder, likelihood, training. Equation numbers are the README's.
 """
 
-if __name__ == "__main__":
-    from support import startup
-
-    startup.quiet()  # before Keras is imported; a program's business, not this text's
+from support import startup  # isort: skip  (first: programs start quietly, before Keras)
 
 import dataclasses
 import functools
@@ -362,7 +359,7 @@ def train(encoder, batches, validation, recipe, output):
 # --- The program -----------------------------------------------------------------------------
 
 
-@command_line.program("nice.py")
+@startup.program("nice.py")
 def main(argv):
     """Train as the command line says; return the exit status."""
     args = command_line.training_parser(RECIPES, PRIORS).parse_args(argv)

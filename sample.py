@@ -4,10 +4,7 @@ Each function below is a picture, and its keywords are the picture's options. `e
 trained model, x_test and y_test are real images and their labels. Images are in grey levels.
 """
 
-if __name__ == "__main__":
-    from support import startup
-
-    startup.quiet()  # before Keras is imported
+from support import startup  # isort: skip  (first: programs start quietly, before Keras)
 
 import math
 import sys
@@ -419,7 +416,7 @@ PICTURES = {
 MOVING = ("interpolate", "traverse", "anneal", "stages")  # their columns are steps along a path
 
 
-@command_line.program("sample.py")
+@startup.program("sample.py")
 def main(argv):
     """Make the picture that the command line names."""
     args = command_line.parse_picture(argv, PICTURES)

@@ -183,6 +183,9 @@ def peak_memory():
 
 def measure(what, options):
     sys.path.insert(0, str(ROOT))
+    from support import startup
+
+    startup.keep_memory()  # as the programs do
     if what != "plain":
         import nice
     result = {

@@ -1,16 +1,13 @@
-"""Command lines: argument types, and bad input in one line on stderr."""
+"""Command lines: argument types, and errors in one line."""
 
 import argparse
 import dataclasses
-import functools
 import inspect
 import math
 import shlex
-import sys
 from pathlib import Path
 
 from support.data import MNIST
-from support.runs import Stopped
 
 MODEL = Path("output") / "nice.keras"
 
@@ -39,28 +36,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {' '.join(str(message).split())}\n")
-
-
-def program(name):
-    """Decorate a `main` so that it reports bad input in one line, and returns an exit status.
-
-    0: done; 1: training failed; 2: bad input, by SystemExit; 128 + a signal's number: stopped.
-    """
-
-    def decorate(main):
-        @functools.wraps(main)
-        def run(argv=None):
-            try:
-                return main(sys.argv[1:] if argv is None else argv) or 0
-            except Stopped as stop:
-                print(f"{name}: {stop}", file=sys.stderr)
-                return stop.status
-            except (ValueError, OSError, MemoryError) as error:
-                Parser(prog=name).error(error)
-
-        return run
-
-    return decorate
 
 
 def model_option(model):

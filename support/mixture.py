@@ -27,7 +27,7 @@ def fit_mixture(y, components, leading=60, rounds=6):
     take three times as long, and change little.
 
     Args:
-        y: array (rows, d).
+        y: array (rows, d), which may be in half precision: it is read block by block.
 
     Returns:
         shares: array (K,), of all rows.
@@ -36,7 +36,7 @@ def fit_mixture(y, components, leading=60, rounds=6):
         belonging: a function from rows of y to each one's share in each Gaussian, (rows, K).
     """
     x = y[:, :leading]
-    centres, one = k_means(x, components), np.eye(components, dtype=y.dtype)
+    centres, one = k_means(x, components), np.eye(components, dtype="float32")
     gaussians = fit_gaussians(x, lambda some: one[nearest(some, centres)])
     for _ in range(rounds):
         gaussians = fit_gaussians(x, lambda some, old=gaussians: responsibilities(some, *old))
@@ -49,10 +49,11 @@ def fit_mixture(y, components, leading=60, rounds=6):
 
 def k_means(y, count, rounds=10, seed=0):
     """Group the rows of y; return the mean of each group, (count, d)."""
-    means = y[np.random.default_rng(seed).choice(len(y), count, replace=len(y) < count)]
+    first = np.random.default_rng(seed).choice(len(y), count, replace=len(y) < count)
+    means = y[first].astype("float32")
     for _ in range(rounds):
         group = nearest(y, means)
-        groups = (y[group == k] for k in range(count))  # one at a time: each is a copy
+        groups = (y[group == k].astype("float32") for k in range(count))  # copies: one at a time
         means = np.stack([rows.mean(axis=0) if len(rows) else y[0] for rows in groups])
     return means
 
@@ -65,7 +66,7 @@ def nearest(y, means):
 
 def blocks(y, size=2000):
     """The rows of y, some at a time: what is worked out of all at once would need much memory."""
-    return (y[start : start + size] for start in range(0, len(y), size))
+    return (y[i : i + size].astype("float32", copy=False) for i in range(0, len(y), size))
 
 
 def fit_gaussians(y, belonging, borrowed=50):
@@ -76,7 +77,7 @@ def fit_gaussians(y, belonging, borrowed=50):
         borrowed: every Gaussian's covariance is mixed with the average one, as if it had seen
             that many more rows: small groups keep a sensible shape.
     """
-    count, total, squares, origin = 0.0, 0.0, 0.0, y.mean(axis=0)
+    count, total, squares, origin = 0.0, 0.0, 0.0, y.mean(axis=0, dtype="float32")
     for some in blocks(y):
         shares, some = belonging(some), some - origin
         count = count + shares.sum(axis=0)
@@ -84,7 +85,7 @@ def fit_gaussians(y, belonging, borrowed=50):
         squares = squares + np.stack([(share[:, None] * some).T @ some for share in shares.T])
     means = total / (count[:, None] + 1e-6)
     scatter = squares - count[:, None, None] * means[:, :, None] * means[:, None, :]
-    average = scatter.sum(axis=0) / len(y) + 1e-8 * np.eye(y.shape[1], dtype=y.dtype)
+    average = scatter.sum(axis=0) / len(y) + 1e-8 * np.eye(y.shape[1], dtype="float32")
     covariances = (scatter + borrowed * average) / (count + borrowed)[:, None, None]
     return count / len(y), origin + means, covariances
 
