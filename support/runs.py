@@ -102,6 +102,8 @@ def folder(output, settings, fresh):
         best = f"{output / 'nice.keras'} is the best model so far"
         kept = best if begun else "no epoch was finished"
         raise Stopped(f"stopped: {kept}; {again}", 128 + interrupt.args[0]) from None
+    except BrokenPipeError:
+        raise Stopped(f"stopped: nobody reads what this prints; {again}", 1) from None
     except OSError as error:
         message = f"cannot write to {output}: {first_line(error)}; make room, then {again}"
         raise Stopped(message, 1) from None
@@ -120,7 +122,11 @@ def start_or_go_on(output, settings, fresh):
         for path in (*(output / name for name in old), *output.glob("samples/*epoch_*.png")):
             path.unlink(missing_ok=True)
     elif file.exists():
-        for name, value in json.loads(file.read_text()).items():
+        try:
+            before = dict(json.loads(file.read_text()))
+        except (ValueError, TypeError):
+            raise ValueError(f"{file} is damaged: {advice}") from None
+        for name, value in before.items():
             if settings.get(name) != value:
                 raise ValueError(
                     f"{output} holds a run with {name} {value}, not {settings.get(name)}: {advice}"

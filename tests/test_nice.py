@@ -905,6 +905,22 @@ def test_a_full_disk_is_said_in_one_line(tmp_path):
     assert stop.value.status == 1
 
 
+def test_a_reader_who_leaves_is_no_full_disk(tmp_path):
+    with pytest.raises(runs.Stopped, match="nobody reads what this prints; run the same command"):
+        with runs.folder(tmp_path, {}, fresh=False):
+            raise BrokenPipeError("Broken pipe")
+
+
+@pytest.mark.parametrize("text", ["", "{", "5", '["seed"]'])
+def test_damaged_settings(text, tmp_path):
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(ValueError, match="settings.json is damaged: .*--fresh"):
+        with runs.folder(tmp_path, {}, fresh=False):
+            raise AssertionError("it went on with a run that it knows nothing of")
+    with runs.folder(tmp_path, {}, fresh=True):
+        pass
+
+
 def test_files_are_replaced_whole_and_flushed_first(tmp_path, monkeypatch):
     """After a power cut the name must not stand for an empty file."""
     path, events = tmp_path / "file.txt", []
@@ -1079,6 +1095,25 @@ assert startup.loud() == ""
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
+def test_a_program_leaves_gpu_memory_to_others():
+    """Both variables are the backends' own; what the user has set stands."""
+    text = """
+import os
+from support import startup
+os.environ.pop("TF_FORCE_GPU_ALLOW_GROWTH", None)
+os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "user"
+startup.quiet()
+assert os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
+assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "user"
+del os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"]
+startup.loud()
+startup.quiet()
+assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+"""
+    there = program(text)
+    assert there.returncode == 0, there.stderr
+
+
 def test_memory_that_a_step_frees_is_kept_for_the_next():
     """Faults are pages that the system had to clear: 4 MiB have 1,024, a step below 15,360."""
     text = """
@@ -1140,7 +1175,7 @@ def test_the_model_reads_on_its_own_and_support_knows_nothing_of_it():
     assert {path.name for path in ROOT.glob("*.py")} == {"layers.py", "nice.py", "sample.py"}
     for path in (ROOT / "support").rglob("*.py"):
         text = path.read_text()
-        assert len(text.splitlines()) <= 180, path
+        assert len(text.splitlines()) <= 150, path
         for node in ast.walk(ast.parse(text)):
             names = [alias.name for alias in getattr(node, "names", []) if hasattr(alias, "name")]
             if isinstance(node, ast.ImportFrom):

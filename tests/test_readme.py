@@ -85,3 +85,10 @@ def test_every_picture_of_sample_py_is_explained():
 def test_every_recipe_is_explained():
     text = ENGLISH.read_text(encoding="utf-8")
     assert all(f"| `{name}`" in text for name in nice.RECIPES)
+
+
+def test_no_keras_with_a_known_hole_is_allowed():
+    """Model files could run code in spite of safe mode, or read other files."""
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    (lowest,) = [re.search(r">=([\d.]+)", line)[1] for line in lines if line.startswith("keras")]
+    assert [int(part) for part in lowest.split(".")] >= [3, 15, 1]

@@ -417,6 +417,29 @@ def test_likelihood_is_of_what_the_legend_says(encoder, test_set, monkeypatch, c
     assert means["test images"] > means["uniform noise"]  # it has learnt something
 
 
+@pytest.mark.parametrize("unit", [1, 1000])
+def test_the_histogram_fits_its_likelihoods(unit, monkeypatch, capsys):
+    """Whatever they are, nearly all images are in bars of their own, and noise in the first."""
+    rng, drawn = np.random.default_rng(0), {}
+    x_test = rng.integers(0, 256, (200, 6, 4), dtype="uint8")
+    nats = iter(unit * rng.normal(middle, 1, 200) for middle in (0, -5, -1000, 2))
+    monkeypatch.setattr(nice, "log_likelihood", lambda *args: next(nats))
+
+    class Axes:
+        def hist(self, values, edges, label, **style):
+            drawn[label] = np.histogram(values, edges)[0]
+
+        def __getattr__(self, name):
+            return lambda *args, **options: None
+
+    monkeypatch.setattr(pictures, "plot", lambda draw: draw(Axes()))
+    sample.likelihood(untrained(), x_test)
+    assert all(bars.sum() == 200 for bars in drawn.values())
+    assert drawn["uniform noise"][0] == 200
+    for name in ("test images", "upside down", "its samples"):
+        assert drawn[name][1:].sum() > 180 and np.count_nonzero(drawn[name]) > 15
+
+
 def test_seeds_may_be_large(encoder, test_set):
     noise = encoder.get_layer("noise")
     for seed in (2**32 - 1, 2**70):
