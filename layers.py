@@ -282,7 +282,7 @@ class Inverse(keras.Layer):
 
 
 class Prior(keras.Layer):
-    """A density of codes, the last layer of an encoder: it leaves z alone, and judges it.
+    """A density of codes, which closes an encoder: it leaves z alone, and judges it.
 
     `call` adds -log q(z), averaged over the batch, to the model's loss. With the scaling's
     share that is the whole objective, so `fit` needs neither targets nor a loss function.
@@ -440,11 +440,11 @@ class MixturePrior(Prior):
     def log_prob(self, z):
         w, log_p = self.shares
         logs = self._log_logistics(z)
-        top = ops.stop_gradient(ops.max(logs, axis=1, keepdims=True))
-        f = ops.exp(logs - top) + 1e-30  # an f of 0 would have no logarithm
+        largest = ops.stop_gradient(ops.max(logs, axis=1, keepdims=True))
+        f = ops.exp(logs - largest) + 1e-30  # an f of 0 would have no logarithm
         log_f = ops.log(ops.einsum("bki,gki->ibg", f, w))
         log_groups = ops.sum(log_f, axis=0) + log_p  # (batch, groups)
-        return ops.logsumexp(log_groups, axis=1) + ops.sum(top, axis=(1, 2))
+        return ops.logsumexp(log_groups, axis=1) + ops.sum(largest, axis=(1, 2))
 
     @property
     def deviation(self):
@@ -489,7 +489,8 @@ class FittedPrior(Prior):
     expectation maximisation; across all other directions a code stays at its Gaussian's mean.
     (A density found after training: for other models, Ghosh et al., arXiv 1903.12436.)
 
-    It is no part of the objective: `call` passes z on.
+    It is there to draw only, behind the prior that was trained: it has no `log_prob`, and is no
+    part of the objective.
 
     Args:
         components: number of Gaussians.

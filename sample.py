@@ -70,6 +70,12 @@ def pairs(images, labels, count, seed):
     return images[first], images[second]
 
 
+def widths(encoder):
+    """How wide each dimension is: the scaling's sigma, or what a learned prior made of s = 1."""
+    prior = encoder.get_layer("prior")
+    return prior.deviation if prior.trainable_weights else encoder.get_layer("scaling").sigma
+
+
 # --- The pictures ----------------------------------------------------------------------------
 
 
@@ -106,13 +112,14 @@ def interpolate(encoder, x_test, y_test, *, rows=5, columns=10, seed=0):
 def traverse(encoder, x_test, *, rows=2, columns=9, dimensions=2, seed=0):
     """an image's code, moved along principal directions, then along single dimensions
 
-    Each from -3 to +3 standard deviations, the image itself among them. First the principal
+    Up to 3 standard deviations either way, the image itself among them. First the principal
     directions of the codes, if the model has them; then the dimensions with the largest sigma,
     and those with the smallest (eqs. 16-17): these are flat, and nothing should change.
     """
     images = choose(x_test, rows, seed)
     prior, sigma = encoder.get_layer("prior"), encoder.get_layer("scaling").sigma
-    order = np.argsort(-sigma)
+    width = widths(encoder)
+    order = np.argsort(-width)
     labels, moves = [], []
     if "fitted" in [layer.name for layer in encoder.layers]:
         axes = ops.convert_to_numpy(encoder.get_layer("fitted").axes).T[:dimensions]
@@ -121,7 +128,7 @@ def traverse(encoder, x_test, *, rows=2, columns=9, dimensions=2, seed=0):
         labels += [f"direction {n + 1}" for n in range(len(axes))]
     for dimension in (*order[:dimensions], *order[-dimensions:]):
         moves.append(prior.deviation * np.eye(len(sigma))[dimension])
-        labels.append(f"sigma {sigma[dimension]:.3f}")
+        labels.append(f"sigma {width[dimension]:.3f}")
     middle = columns // 2
     amounts = 3 * (np.arange(columns) - middle) / max(middle, 1)
     along = amounts[:, None] * np.stack(moves)[:, None]  # (moves, columns, D)
@@ -134,10 +141,7 @@ def traverse(encoder, x_test, *, rows=2, columns=9, dimensions=2, seed=0):
 
 def spectrum(encoder):
     """how important each dimension of the code is: sigma = 1 / s, sorted"""
-    sigma = encoder.get_layer("scaling").sigma
-    if encoder.get_layer("prior").trainable_weights:  # a prior with widths of its own, and s = 1
-        sigma = encoder.get_layer("prior").deviation
-    sigma = np.sort(sigma)[::-1]
+    sigma = np.sort(widths(encoder))[::-1]
     share = np.cumsum(sigma**2)
     for part in (0.5, 0.9, 0.99):
         count = np.searchsorted(share, part * share[-1]) + 1
@@ -159,7 +163,7 @@ def stages(encoder, x_test, *, rows=4, temperature=0.8, codes="fitted", seed=0):
     dimensions are reversed, which turns the picture upside down.
     """
     steps, images = flow_steps(encoder), choose(x_test, rows, seed)
-    codes = density(encoder, codes).sample(rows, temperature, seed)
+    drawn = density(encoder, codes).sample(rows, temperature, seed)
     levels = encoder.get_layer("grey_levels").levels
 
     def walk(h, layers):
@@ -169,13 +173,14 @@ def stages(encoder, x_test, *, rows=4, temperature=0.8, codes="fitted", seed=0):
         return seen
 
     x = (images.reshape(rows, -1) / levels).astype("float32")
-    back = walk(codes, [Inverse(step) for step in reversed(steps)])
+    back = walk(drawn, [Inverse(step) for step in reversed(steps)])
     there = walk(x, steps)
     columns = ["code", "/ s", *[f"coupling {n}" for n in range(len(back) - 2, 0, -1)]]
     shown = []
-    for stages in (back, there[::-1]):
-        stages = [128 + 40 * stages[0], *[levels * h for h in stages[1:]]]
-        shown.append(np.stack(stages, axis=1))
+    for code, *images in (back, there[::-1]):
+        code = code / encoder.get_layer("prior").deviation
+        code = 128 + 40 * code  # white and black are three deviations away
+        shown.append(np.stack([code, *[levels * h for h in images]], axis=1))
     shown = np.concatenate([shown[0], shown[1]])
     return Sheet(
         shown.reshape(*shown.shape[:2], *encoder.input_shape[1:]),
@@ -187,7 +192,9 @@ def stages(encoder, x_test, *, rows=4, temperature=0.8, codes="fitted", seed=0):
 
 def codes(encoder, x_test, *, dimensions=8):
     """single dimensions of real images' codes: their histograms, and the prior's density"""
-    noise, x_test = encoder.get_layer("noise"), choose(x_test, max(2, len(x_test)), 0)
+    if len(x_test) < 2:
+        raise ValueError(f"this picture needs 2 test images, the data has {len(x_test)}")
+    noise = encoder.get_layer("noise")
     noisy = Batches(x_test, np.arange(len(x_test)), 1000, noise)
     z, prior = encoder.predict(noisy, verbose=0), encoder.get_layer("prior")
     drawn = prior.sample(10000)
@@ -200,7 +207,7 @@ def codes(encoder, x_test, *, dimensions=8):
     print(f"dimensions with a kurtosis over 1,000: {np.mean(kurtosis > 1000):.0%}")
     near, expected = (np.mean(abs(values) < 0.25) for values in (z, drawn))
     print(f"values within a quarter of a deviation of 0: {near:.0%} (the prior's: {expected:.0%})")
-    sigma = encoder.get_layer("scaling").sigma
+    sigma = widths(encoder)
     order = np.argsort(-sigma)
     dimensions = min(dimensions, len(order))
     chosen = order[np.linspace(0, len(order) - 1, dimensions).round().astype(int)]
@@ -225,7 +232,8 @@ def anneal(encoder, x_train, x_test, *, rows=12, columns=8, codes="fitted", seed
     prior, noise = encoder.get_layer("prior"), encoder.get_layer("noise")
     kinds = {"random codes": prior.sample(10000, 1.0, seed)}
     for name, x in (("training images", x_train), ("test images", x_test)):
-        batches = Batches(x, np.arange(min(len(x), 10000)), 1000, noise, seed)
+        some = np.random.default_rng(seed).permutation(len(x))[:10000]
+        batches = Batches(x, some, 1000, noise, seed)
         kinds[name] = encoder.predict(batches, verbose=0)  # with noise, as in training
     print("medians         deviation of a dimension    length of a code / sqrt(D)")
     for name, z in kinds.items():
@@ -234,8 +242,8 @@ def anneal(encoder, x_train, x_test, *, rows=12, columns=8, codes="fitted", seed
         print(f"{name:16}{np.median(z.std(axis=0)):24.2f}{length:30.2f}")
     temperatures = np.linspace(0.5, 1.2, columns)
     drawn = density(encoder, codes)
-    columns = [drawn.sample(rows, temperature, seed) for temperature in temperatures]
-    images = decode(encoder, np.stack(columns, axis=1))
+    drawn = [drawn.sample(rows, temperature, seed) for temperature in temperatures]
+    images = decode(encoder, np.stack(drawn, axis=1))
     return Sheet(images, columns=[f"{temperature:.2f}" for temperature in temperatures])
 
 
@@ -287,8 +295,8 @@ def fill_in(encoder, images, hidden, steps=300, seed=0):
 def inpaint(encoder, x_test, *, rows=4, images=24, steps=300, seed=0):
     """hidden pixels, found by gradient ascent on the log-likelihood
 
-    Prints the mean log-likelihood of `images` test images, as they are, with the hidden pixels
-    at mid grey, and filled in; draws `rows` of them.
+    Prints the mean log-likelihood of `images` test images (at least `rows`), as they are, with
+    the hidden pixels at mid grey, and filled in; draws `rows` of them.
     """
     noise = encoder.get_layer("noise")
     first = choose(x_test, max(rows, images), seed)
@@ -365,7 +373,13 @@ def plane(*, couplings=6, epochs=30, seed=0):
     points = np.stack([np.cos(angle) + moon, np.sin(angle) * (1 - 2 * moon) + moon / 2], axis=1)
     points = (points + rng.normal(0, 0.1, points.shape) + [1.2, 1.2]) / 4  # into the unit square
     recipe = nice.Recipe(
-        couplings, 2, 64, output_activation="linear", dequantise=False, noise=0.0, scale_speed=10.0
+        couplings=couplings,
+        hidden_layers=2,
+        hidden_units=64,
+        output_activation="linear",
+        scale_speed=10.0,
+        dequantise=False,
+        noise=0.0,
     )
     keras.utils.set_random_seed(seed)
     encoder = nice.build_encoder((2,), recipe)

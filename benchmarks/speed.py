@@ -16,6 +16,7 @@ import importlib.util
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -77,7 +78,7 @@ def measure_rates(nice):
 
 
 def measure_step(nice, batch, width, couplings, repeats=3):
-    """Seconds for one step of `fit`, with the default recipe's noise, data and optimiser."""
+    """Seconds for one step of `fit`, with the default's noise, and Adam at a falling rate."""
     from support.batches import Batches
 
     recipe = nice.Recipe(couplings=couplings, hidden_units=width)
@@ -305,8 +306,11 @@ def growth(best, fastest):
         row(name, *ratios, f"{s['memory'] / 2**20:.0f}")
 
 
-def memory(backends):
-    """Peak memory of a run above that of one on 12,000 images, by the size of the images added."""
+def memory(backends, rounds):
+    """Peak memory of a run above that of one on 12,000 images, by the size of the images added.
+
+    Medians of some runs: a single one may be 20 MB off.
+    """
     heading("memory / images, above 12,000", "training", "with the fit of the codes")
     with tempfile.TemporaryDirectory() as folder:
         for images in SETS:
@@ -316,19 +320,17 @@ def memory(backends):
         del x
         for name in backends:
             peaks = {
-                (images, fit): child(name, "run", images=images, folder=folder, fit_codes=fit)
+                (images, fit): statistics.median(
+                    child(name, "run", images=images, folder=folder, fit_codes=fit)["memory"]
+                    for _ in range(rounds)
+                )
                 for images in SETS
                 for fit in (False, True)
             }
             for images in SETS[1:]:
-                above = [
-                    peaks[images, fit]["memory"] - peaks[SETS[0], fit]["memory"]
-                    for fit in (False, True)
-                ]
-                row(
-                    f"{name}, {images:,} images",
-                    *[extra / ((images - SETS[0]) * 784) for extra in above],
-                )
+                above = [peaks[images, fit] - peaks[SETS[0], fit] for fit in (False, True)]
+                added = (images - SETS[0]) * 784
+                row(f"{name}, {images:,} images", *[extra / added for extra in above])
 
 
 def main():
@@ -375,7 +377,7 @@ def main():
     if "growth" in parts:
         growth(min(backends, key=lambda name: min(s["step"] for s in steps[name] if s)), fastest)
     if "memory" in parts:
-        memory(backends)
+        memory(backends, args.rounds)
 
 
 if __name__ == "__main__":

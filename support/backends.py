@@ -1,7 +1,5 @@
 """What differs between TensorFlow, JAX and PyTorch: devices and gradients."""
 
-import math
-
 import keras
 from keras import ops
 
@@ -48,7 +46,7 @@ def use_all_devices(batch_size, *counts):
         print(f"training on 1 of {len(devices)} devices: KERAS_BACKEND=jax uses all")
         return
     sizes = [batch_size, counts[0] % batch_size, 1000, *(count % 1000 for count in counts)]
-    used = math.gcd(len(devices), *sizes)
+    used = max(n for n in range(1, len(devices) + 1) if not any(size % n for size in sizes))
     if used > 1:
         parallel = keras.distribution.DataParallel(devices=devices[:used])
         keras.distribution.set_distribution(parallel)

@@ -29,7 +29,7 @@ def check_classes(path):
         part = parts.pop()
         name = part.get("class_name") if isinstance(part, dict) else None
         known = name and keras.saving.get_registered_object(str(part.get("registered_name")))
-        ours = known and part["registered_name"].startswith("nice>")
+        ours = known and part["registered_name"] == f"nice>{name}"
         if name and not ours and name not in OUR_CLASSES:
             raise ValueError(f"a NICE model has no {name}")
         if isinstance(part, (dict, list)):

@@ -50,7 +50,7 @@ def loud():
     chatter.seek(0)
     said = [line for line in chatter.read().splitlines() if re.search("gpu|cuda|rocm", line, re.I)]
     chatter = None
-    return said[0].split("] ")[-1] if said else ""
+    return said[-1].split("] ")[-1] if said else ""
 
 
 def backend():
@@ -78,7 +78,8 @@ def keep_memory():
 def program(name):
     """Decorate a `main` so that it reports bad input in one line, and returns an exit status.
 
-    0: done; 1: training failed; 2: bad input, by SystemExit; 128 + a signal's number: stopped.
+    0: done; 1: training failed, or could not write; 2: bad input, by SystemExit; 128 + a
+    signal's number: stopped.
     """
 
     def decorate(main):

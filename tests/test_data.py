@@ -1,5 +1,6 @@
 """Images: loading and checking them, bad data files, and batches."""
 
+import functools
 import re
 import tracemalloc
 
@@ -9,7 +10,7 @@ import pytest
 from conftest import SMALL
 
 import nice
-from layers import UniformNoise
+from layers import FittedPrior, UniformNoise
 from support import data
 from support.batches import Batches
 
@@ -212,6 +213,40 @@ def test_batches_keep_the_images_as_they_are():
     tracemalloc.stop()
     assert np.shares_memory(batches.images, images) and batches.images.dtype == np.uint8
     assert peak < images.nbytes / 2
+
+
+def peak(run):
+    """The most bytes of NumPy's that `run` holds at once."""
+    tracemalloc.start()
+    run()
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return most
+
+
+def test_the_fit_of_the_codes_does_not_hold_them_all(monkeypatch):
+    small = functools.partial(FittedPrior, 10, 20)
+    monkeypatch.setattr(nice, "FittedPrior", lambda components, directions, name: small(name=name))
+    encoder = nice.build_encoder((28, 28), nice.Recipe(1, 1, 8))
+    images = np.random.default_rng(0).integers(0, 256, (20000, 28, 28), dtype="uint8")
+    batches = Batches(images, np.arange(20000), 100)
+    nice.fit_codes(encoder, Batches(images, np.arange(2000), 100))  # compiles
+    assert peak(lambda: nice.fit_codes(encoder, batches)) < 2 * images.nbytes  # as float32: 4
+
+
+def test_the_start_of_the_scaling_copies_only_what_it_looks_at():
+    encoder = nice.build_encoder((28, 28), nice.Recipe(1, 1, 8))
+    images = np.random.default_rng(0).integers(0, 256, (20000, 28, 28), dtype="uint8")
+    batches = Batches(images, np.arange(20000), 100)
+    assert peak(lambda: nice.scale_from_data(encoder, batches, count=500)) < images.nbytes
+
+
+def test_a_fingerprint_copies_little_and_sees_what_the_bytes_say():
+    images = np.random.default_rng(0).integers(0, 256, (5000, 28, 28), dtype="uint8")
+    prints = []
+    columns = np.asfortranarray(images)
+    assert peak(lambda: prints.append(data.fingerprint(columns))) < images.nbytes / 2
+    assert prints == [data.fingerprint(images)] != [data.fingerprint(images[::-1])]
 
 
 def test_noise_in_batches_is_the_same_whenever_they_are_read():

@@ -976,6 +976,7 @@ def with_config(model, path, change):
         ('"class_name": "Reshape"', '"class_name": "TorchModuleWrapper"'),
         ('"class_name": "Functional"', '"class_name": "Sequential"'),
         ('"class_name": "GreyLevels"', '"class_name": "Lambda"'),
+        ('"class_name": "GreyLevels"', '"class_name": "TFSMLayer"'),
         ('"registered_name": null', '"registered_name": "nice>Other"'),
     ],
 )
@@ -1084,7 +1085,8 @@ def test_what_a_backend_says_of_a_gpu_is_not_lost():
 import os, sys
 from support import startup
 startup.quiet()
-os.write(2, b"W0000 cpu.cc:1] greetings\\nE0000 cuda.cc:9] no CUDA driver found\\n")
+os.write(2, b"W0000 cpu.cc:1] greetings\\nE0000 cuda.cc:8] registered before\\n")
+os.write(2, b"E0000 cuda.cc:9] no CUDA driver found\\n")
 print("from Python", file=sys.stderr)
 assert startup.loud() == "no CUDA driver found"
 os.write(2, b"from C++\\n")
@@ -1094,7 +1096,6 @@ assert startup.loud() == ""
     assert (there.returncode, there.stderr) == (0, "from Python\nfrom C++\n")
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
 def test_a_program_leaves_gpu_memory_to_others():
     """Both variables are the backends' own; what the user has set stands."""
     text = """
@@ -1114,6 +1115,7 @@ assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
     assert there.returncode == 0, there.stderr
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
 def test_memory_that_a_step_frees_is_kept_for_the_next():
     """Faults are pages that the system had to clear: 4 MiB have 1,024, a step below 15,360."""
     text = """
@@ -1132,6 +1134,19 @@ assert max(step() for _ in range(3)) < 100
 """
     there = program(text)
     assert there.returncode == 0, there.stderr
+
+
+def test_as_many_devices_as_divide_every_batch(monkeypatch, capsys):
+    used = []
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["gpu:0", "gpu:1", "gpu:2"])
+    monkeypatch.setattr(keras.distribution, "DataParallel", lambda devices: devices)
+    monkeypatch.setattr(keras.distribution, "set_distribution", used.append)
+    backends.use_all_devices(128, 50000, 10000, 10000)
+    assert used == [["gpu:0", "gpu:1"]]
+    assert capsys.readouterr().out.startswith("training on 2 of 3 devices")
+    backends.use_all_devices(7, 50)  # each batch of 1,000 and the last of 1
+    assert len(used) == 1
 
 
 def test_the_device_is_named_with_the_reason_why_it_is_no_gpu(monkeypatch):

@@ -1,6 +1,8 @@
 """The README: what it names exists, and both languages say the same where it can be compared."""
 
+import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,19 @@ def test_every_picture_of_sample_py_is_explained():
 def test_every_recipe_is_explained():
     text = ENGLISH.read_text(encoding="utf-8")
     assert all(f"| `{name}`" in text for name in nice.RECIPES)
+
+
+def test_this_python_is_one_of_those_named():
+    text = ENGLISH.read_text(encoding="utf-8")
+    (named,) = re.findall(r"It needs Python ([\d., or\n]+),", text)
+    assert "{}.{}".format(*sys.version_info) in re.findall(r"3\.\d+", named)
+
+
+def test_nothing_needs_what_windows_lacks():
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("[sbt]*/*.py")]:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Import):
+                assert not {a.name for a in node.names} & {"resource", "fcntl", "pwd"}, path
 
 
 def test_no_keras_with_a_known_hole_is_allowed():

@@ -458,6 +458,15 @@ def test_extremes_are_sorted(encoder, test_set):
         sample.extremes(encoder, x_test, rows=11, columns=10)
 
 
+def test_a_learned_prior_has_widths_of_its_own(test_set):
+    """The scaling's are 1 everywhere: dimensions must go by the prior's."""
+    encoder = untrained((28, 28), prior="mixture")
+    x_test, width = test_set[0], encoder.get_layer("prior").deviation
+    labels = sample.traverse(encoder, x_test, rows=1, dimensions=1).rows
+    assert labels == [f"sigma {value:.3f}" for value in (width.max(), width.min())]
+    assert width.max() > 1.01 * width.min()
+
+
 def test_a_plane_keeps_its_area_until_the_scaling(drawn_axes, monkeypatch, capsys):
     built = []
     build = nice.build_encoder
@@ -518,6 +527,28 @@ def test_inpainting_leaves_the_observed_and_climbs(name, encoder, test_set):
     nats = [nice.log_likelihood(encoder, x, noise) for x in (found, start, masked)]
     assert (nats[0] > nats[1] + 5).all()
     assert (nats[0] > nats[2] + 5).all()
+
+
+def test_inpainting_is_stable_whatever_the_curvature():
+    """The best value of half of the pixels is 0.5, and log q is up to e^20 times as steep."""
+    encoder = untrained((8, 8), output_gain=1e-6)
+    encoder.get_layer("scaling").log_scale_over_speed.assign(np.linspace(-3, 7, 64))
+    for number, value in ((1, 0.5), (2, 0.0)):
+        kernel, bias = encoder.get_layer(f"coupling_{number}").m.layers[-1].weights
+        kernel.assign(np.zeros(kernel.shape))
+        bias.assign(np.full(bias.shape, value))
+    hidden = (np.arange(64) % 2 == 0).reshape(1, 8, 8)
+    found = sample.fill_in(encoder, np.zeros((1, 8, 8), "uint8"), hidden)
+    np.testing.assert_allclose(found[hidden], 127.5, atol=3)
+
+
+def test_each_step_of_inpainting_sees_noise_of_its_own(encoder, test_set, monkeypatch):
+    noise, seeds = encoder.get_layer("noise"), []
+    add = noise.add_to
+    monkeypatch.setattr(noise, "add_to", lambda x, seed: seeds.append(seed) or add(x, seed))
+    images = test_set[0][:1]
+    sample.fill_in(encoder, images, np.ones(images.shape, bool), steps=4)
+    assert seeds == [0, 1, 2, 3]
 
 
 def test_inpaintings_picture(encoder, test_set, capsys):
