@@ -227,8 +227,8 @@ def peak(run):
 def test_the_fit_of_the_codes_does_not_hold_them_all(monkeypatch):
     small = functools.partial(FittedPrior, 10, 20)
     monkeypatch.setattr(nice, "FittedPrior", lambda components, directions, name: small(name=name))
-    encoder = nice.build_encoder((28, 28), nice.Recipe(1, 1, 8))
-    images = np.random.default_rng(0).integers(0, 256, (20000, 28, 28), dtype="uint8")
+    encoder = nice.build_encoder((16, 16), nice.Recipe(1, 1, 8))
+    images = np.random.default_rng(0).integers(0, 256, (20000, 16, 16), dtype="uint8")
     batches = Batches(images, np.arange(20000), 100)
     nice.fit_codes(encoder, Batches(images, np.arange(2000), 100))  # compiles
     assert peak(lambda: nice.fit_codes(encoder, batches)) < 2 * images.nbytes  # as float32: 4
