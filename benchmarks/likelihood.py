@@ -52,8 +52,8 @@ def with_mixture(encoder, images, prior, epochs):
     """The same couplings with a `MixturePrior` fitted to the images' codes: a new encoder."""
     z = DiagonalScaling(0.0, name="scaling")(encoder.get_layer("scaling").input)
     model = keras.Model(encoder.input, prior(z), name="encoder")  # the widths are in the prior
-    for layer in model.layers[:-1]:
-        layer.trainable = False
+    for layer in model.layers:
+        layer.trainable = layer is prior
     batches = Batches(images, np.arange(len(images)), 200)
     nice.scale_from_data(model, batches)
     rate = keras.optimizers.schedules.CosineDecay(1e-3, epochs * len(batches))

@@ -396,12 +396,12 @@ def test_likelihood_is_of_what_the_legend_says(encoder, test_set, monkeypatch, c
     monkeypatch.setattr(nice, "log_likelihood", note)
     x_test = test_set[0]
     assert sample.likelihood(encoder, x_test, seed=1).shape[2] == 3
-    (own, flipped, static, drawn) = (seen[i][0] for i in range(4))
-    assert np.shares_memory(own, x_test) and np.shares_memory(flipped, x_test)  # no copies
+    (plain, flipped, grain, drawn) = (seen[i][0] for i in range(4))
+    assert np.shares_memory(plain, x_test) and np.shares_memory(flipped, x_test)  # no copies
     np.testing.assert_array_equal(flipped, x_test[:, ::-1, ::-1])
-    assert static.dtype == np.uint8 and static.shape == x_test.shape
-    assert static.min() == 0 and static.max() == 255
-    assert static.std() == pytest.approx(256 / np.sqrt(12), rel=0.01)
+    assert grain.dtype == np.uint8 and grain.shape == x_test.shape
+    assert grain.min() == 0 and grain.max() == 255
+    assert grain.std() == pytest.approx(256 / np.sqrt(12), rel=0.01)
     # Samples must be as likely as codes of the prior say they are, and they need no noise.
     layer = encoder.get_layer("prior")
     codes = layer.sample(len(x_test), temperature=1.0, seed=1)
@@ -643,10 +643,10 @@ def test_options_of_other_pictures_are_refused(refuse):
         options |= set(command_line.parameters(function)[1])
     tried = 0
     for name, function in sample.PICTURES.items():
-        needs, own = command_line.parameters(function)
-        own = {*own, "model"} if "encoder" in needs else own
-        own = {*own, "data"} if "x_test" in needs else own
-        for option in options - set(own):
+        needs, taken = command_line.parameters(function)
+        taken = {*taken, "model"} if "encoder" in needs else taken
+        taken = {*taken, "data"} if "x_test" in needs else taken
+        for option in options - set(taken):
             refuse(sample.main, [name, f"--{option}", "1"], "unrecognized arguments", option)
             tried += 1
     assert tried > 50
