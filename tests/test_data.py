@@ -15,6 +15,15 @@ from support import data
 from support.batches import Batches
 
 
+def peak(run):
+    """The most bytes of NumPy's that `run` holds at once."""
+    tracemalloc.start()
+    run()
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return most
+
+
 def pixels(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype="uint8")
 
@@ -67,11 +76,7 @@ def test_uint8_images_are_not_copied():
 def test_loading_takes_little_more_than_the_file(tmp_path):
     images = pixels(4000, 28, 28)
     path = save(tmp_path / "data.npz", images, images[:10])
-    tracemalloc.start()
-    data.load_images(path)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 1.5 * images.nbytes
+    assert peak(lambda: data.load_images(path)) < 1.5 * images.nbytes
 
 
 def test_test_images_alone(digits, monkeypatch):
@@ -205,23 +210,10 @@ def test_batches_hold_the_rows_in_order():
 def test_batches_keep_the_images_as_they_are():
     """No copy of the set, neither as float32 nor otherwise: only one batch at a time."""
     images = pixels(4000, 28, 28)
-    tracemalloc.start()
     batches = Batches(images, np.arange(len(images)), 100, UniformNoise(0, 1))
-    for i in range(len(batches)):
-        batches[i]
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    most = peak(lambda: [batches[i] and None for i in range(len(batches))])
     assert np.shares_memory(batches.images, images) and batches.images.dtype == np.uint8
-    assert peak < images.nbytes / 2
-
-
-def peak(run):
-    """The most bytes of NumPy's that `run` holds at once."""
-    tracemalloc.start()
-    run()
-    _, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return most
+    assert most < images.nbytes / 2
 
 
 def test_the_fit_of_the_codes_does_not_hold_them_all(monkeypatch):
