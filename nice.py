@@ -131,13 +131,13 @@ def build_encoder(image_shape, recipe):
     h = keras.layers.Reshape((math.prod(image_shape),), dtype="float32")(image)
     h = UniformNoise(levels * low, levels * high, name="noise")(h)
     h = GreyLevels(levels, name="grey_levels")(h)
-    for number in range(recipe.couplings):  # log-determinants add up, each is 0 (eqs. 10-12)
+    for i in range(recipe.couplings):  # log-determinants add up, each is 0 (eqs. 10-12)
         h = AdditiveCoupling(
             recipe.hidden_layers,
             recipe.hidden_units,
             recipe.output_activation,
             recipe.output_gain,
-            name=f"coupling_{number + 1}",
+            name=f"coupling_{i + 1}",
         )(h)
     prior = PRIORS[recipe.prior](name="prior")
     speed = 0.0 if isinstance(prior, MixturePrior) else recipe.scale_speed  # it learns widths
@@ -226,21 +226,20 @@ def describe_likelihood(encoder, images, draws=10):
 
     The standard error is that of the mean over the images, each image's draws averaged first.
     """
-    noise, remark = encoder.get_layer("noise"), ""
-    if noise.high == noise.low:
+    noise, levels = encoder.get_layer("noise"), encoder.get_layer("grey_levels").levels
+    width = noise.high - noise.low
+    if width == 0:
         noise = UniformNoise(0, 1)
-        remark = " (trained without noise, the model knows nothing of what lies between levels)"
-    elif not dequantises(encoder):
-        levels, width = encoder.get_layer("grey_levels").levels, noise.high - noise.low
-        remark = (
-            f" (of x = (pixel + {width:g} u) / {levels}; the paper's 1980.50 is of "
-            "(pixel + u) / 256: do not compare)"
-        )
     nats = np.mean([log_likelihood(encoder, images, noise, seed) for seed in range(draws)], axis=0)
     line = f"test log-likelihood: {nats.mean():.2f} ± {nats.std() / math.sqrt(len(nats)):.2f} nats"
-    if "do not compare" not in remark:
-        line += f", {bits_per_dimension(nats.mean(), encoder):.3f} bits/dim"
-    return line + remark
+    bits = f", {bits_per_dimension(nats.mean(), encoder):.3f} bits/dim"
+    if width == 0:
+        between = "the model knows nothing of what lies between levels"
+        return f"{line}{bits} (trained without noise, {between})"
+    if dequantises(encoder):
+        return line + bits
+    paper = "the paper's 1980.50 is of (pixel + u) / 256: do not compare"
+    return f"{line} (of x = (pixel + {width:g} u) / {levels}; {paper})"
 
 
 # --- Training --------------------------------------------------------------------------------

@@ -4,7 +4,9 @@ import argparse
 import dataclasses
 import inspect
 import math
+import os
 import shlex
+import subprocess
 from pathlib import Path
 
 from support.data import MNIST
@@ -12,8 +14,8 @@ from support.data import MNIST
 MODEL = Path("output") / "nice.keras"
 
 
-def number(kind, least):
-    """Make an argparse type: a finite number of this kind, at least `least`."""
+def at_least(least, kind):
+    """Make an argparse type: a finite number of this kind, not below `least`."""
 
     def parse(text):
         value = kind(text)
@@ -25,7 +27,7 @@ def number(kind, least):
     return parse
 
 
-size, seed, real = number(int, 1), number(int, 0), number(float, 0)
+size, seed, real = at_least(1, int), at_least(0, int), at_least(0, float)
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,7 +42,8 @@ class Parser(argparse.ArgumentParser):
 
 def model_option(model):
     """The option that makes sample.py draw from this model, quoted for a shell; "" by default."""
-    return "" if model == MODEL else f" --model {shlex.quote(str(model))}"
+    quote = shlex.quote if os.name == "posix" else lambda text: subprocess.list2cmdline([text])
+    return "" if model == MODEL else f" --model {quote(str(model))}"
 
 
 def training_parser(recipes, priors):
@@ -52,7 +55,9 @@ def training_parser(recipes, priors):
     """
     parser = Parser(prog="nice.py", description="Train NICE on images.")
     parser.add_argument(
-        "--data", default=MNIST, help=".npz file or Keras data set (default: MNIST)"
+        "--data",
+        default=MNIST,
+        help=".npz file, integers 0...255, or Keras data set (default: MNIST)",
     )
     parser.add_argument("--output", type=Path, default=MODEL.parent, help="folder to write to")
     parser.add_argument("--evaluate", action="store_true", help="only measure the output's model")

@@ -47,6 +47,8 @@ def read_arrays(data, keys):
             (x_train, _), (x_test, y_test) = getattr(keras.datasets, str(data)).load_data()
         except Exception as error:  # Keras raises a bare Exception
             raise ValueError(f"{data}: Keras cannot download it: {first_line(error)}") from None
+        if keras.config.image_data_format() == "channels_first" and x_train.ndim == 4:
+            x_train, x_test = np.moveaxis(x_train, 1, -1), np.moveaxis(x_test, 1, -1)
         return {"x_train": x_train, "x_test": x_test, "y_test": y_test}
     try:
         with np.load(data, allow_pickle=False) as file:
@@ -74,13 +76,15 @@ def grey_levels(arrays, data, key):
             "or (images, height, width, channels) with 1, 3 or 4 channels"
         )
     if images.dtype.kind == "b":
-        return images.view("uint8") * np.uint8(255)
+        images = images.view("uint8")
+        images *= np.uint8(255)  # in place: the array was read for us alone
+        return images
     white = 1 if images.dtype.kind == "f" else 255
     if not (images.min() >= 0 and images.max() <= white):  # also where there is a NaN
         raise ValueError(f"{name} has values outside 0..{white} ({images.dtype})")
     if white == 1:
         images = images.astype("float32", copy=False)
-        images *= np.float32(255)  # in place: the array was read for us alone
+        images *= np.float32(255)  # in place, too
         return images
     if images.max() == 1:
         raise ValueError(

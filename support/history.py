@@ -18,7 +18,9 @@ class KeepRun(keras.callbacks.Callback):
 
     After each epoch it writes the best model so far (`nice.keras`), a grid of images drawn
     with one fixed seed (`samples/`), a row of `history.csv`, and last the backup with
-    the optimiser's state. `finish` makes `training.gif` of the grids.
+    the optimiser's state, each replaced whole. `finish` makes `training.gif` of the grids.
+    (Keras's ModelCheckpoint, CSVLogger and BackupAndRestore write into the file they replace:
+    a kill there would lose the run.)
 
     Args:
         output: a folder that `folder` has made ready.
@@ -46,7 +48,8 @@ class KeepRun(keras.callbacks.Callback):
             check_zip(self.backup)
             encoder.load_weights(self.backup)
             history = read_history(self.output)
-            done = int(encoder.optimizer.iterations) // len(self.batches)
+            # rounded: in mixed_float16 Keras skips, and does not count, a step that overflows
+            done = round(int(encoder.optimizer.iterations) / len(self.batches))
             if not 0 < done <= len(history):
                 raise ValueError(f"it is of epoch {done}, the history of {len(history)}")
         except Exception as error:  # h5py and Keras have many

@@ -26,16 +26,16 @@ class Stopped(Exception):
 
 @contextlib.contextmanager
 def on_signals(handler):
-    """Call `handler(number, frame)` on SIGINT and SIGTERM; only the main thread gets any."""
+    """Call `handler(signum, frame)` on SIGINT and SIGTERM; only the main thread gets any."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {signum: signal.signal(signum, handler) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)  # None: not set from Python
+        for signum, handler in before.items():
+            signal.signal(signum, handler or signal.SIG_DFL)  # None: not set from Python
 
 
 def replace(path, write):
@@ -46,16 +46,16 @@ def replace(path, write):
     partial = path.with_name("partial-" + path.name)
     received = []
     try:
-        with on_signals(lambda number, frame: received.append(number)):
+        with on_signals(lambda signum, frame: received.append(signum)):
             write(partial)
             flush(partial)  # or after a power cut the new name might stand for an empty file
             os.replace(partial, path)
-            if os.name == "posix":
+            with contextlib.suppress(OSError):  # not every system can flush a folder
                 flush(path.parent)
     finally:
         partial.unlink(missing_ok=True)
-        for number in received:
-            signal.raise_signal(number)
+        for signum in received:
+            signal.raise_signal(signum)
 
 
 def flush(path):
@@ -67,10 +67,10 @@ def flush(path):
         os.close(descriptor)
 
 
-def stop(number, frame):
+def stop(signum, frame):
     """Turn a signal into a KeyboardInterrupt with its number."""
-    signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
-    raise KeyboardInterrupt(number)
+    signal.signal(signum, signal.SIG_DFL)  # a second one ends the process at once
+    raise KeyboardInterrupt(signum)
 
 
 @contextlib.contextmanager

@@ -73,6 +73,7 @@ def keep_memory():
         mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda option, value: 0)  # glibc's only
         mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: from the heap, if smaller than 32 MiB
         mallopt(-1, 2**30)  # M_TRIM_THRESHOLD: which does not shrink before 1 GiB is free
+        mallopt(-8, 1)  # M_ARENA_MAX: one heap for all threads; TensorFlow's used to shrink
 
 
 def program(name):

@@ -4,15 +4,18 @@ NICE_KILLS sets how often `kill -9` is tried.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import imageio.v3 as imageio
+import keras
 import numpy as np
 import pytest
 from conftest import SMALL, train
@@ -63,13 +66,13 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(digits, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     epochs = 12  # enough that a signal in the first ones comes before the end
     assert train(digits, whole, epochs=epochs) == 0
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for signum in (signal.SIGINT, signal.SIGTERM):
         done = len(list(stopped.glob("samples/epoch_*")))
         run = start(digits, stopped, epochs=epochs)
         wait_for(stopped / "samples" / f"epoch_{done + 1:03}.png", run)
-        run.send_signal(number)
+        run.send_signal(signum)
         _, error = run.communicate(timeout=180)
-        assert run.returncode == 128 + number
+        assert run.returncode == 128 + signum
         assert error.startswith("nice.py: stopped: ") and "again to go on" in error
         assert error.count("\n") == 1
         check_whole(stopped)
@@ -79,6 +82,23 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(digits, tmp_path):
     assert read_history(stopped) == read_history(whole)
     for a, b in zip(weights(stopped), weights(whole), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@WITHOUT_SIGNALS
+def test_a_run_in_half_precision_goes_on(digits, tmp_path, monkeypatch, capsys):
+    """Keras then skips the steps that overflow, a few at first, and does not count them."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("nice.fit_codes", lambda *arguments: os.kill(os.getpid(), signal.SIGTERM))
+            options = "--batch-size", "10"
+            assert train(digits, tmp_path, *options, epochs=2) == 128 + signal.SIGTERM
+        assert train(digits, tmp_path, *options, epochs=2) == 0
+    finally:
+        keras.config.set_dtype_policy(policy)
+    assert "going on after epoch 2" in capsys.readouterr().out
+    assert [row["epoch"] for row in read_history(tmp_path)] == [1, 2]
 
 
 @WITHOUT_SIGNALS
@@ -95,13 +115,13 @@ def test_a_run_stopped_at_its_very_end_still_finishes(digits, tmp_path, monkeypa
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_a_file_is_written_waits_and_is_not_lost(number, tmp_path):
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_file_is_written_waits_and_is_not_lost(signum, tmp_path):
     path = tmp_path / "file"
 
     def write(partial):
         with contextlib.suppress(KeyboardInterrupt):  # as h5py does, between Python and C
-            signal.raise_signal(number)
+            signal.raise_signal(signum)
         partial.write_text("whole")
 
     with runs.on_signals(runs.stop), pytest.raises(KeyboardInterrupt):
@@ -226,6 +246,19 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     folder = [("flush", tmp_path)] if os.name == "posix" else []
     assert events == [("flush", partial), ("rename", partial, path), *folder]
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_system_that_cannot_flush_folders_is_no_reason_to_stop(tmp_path, monkeypatch):
+    path, sync = tmp_path / "file.txt", os.fsync
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    runs.replace(path, lambda partial: partial.write_text("whole"))
+    assert path.read_text() == "whole"
 
 
 @pytest.mark.parametrize("step", ["write", "fsync", "replace"])

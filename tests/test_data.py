@@ -122,6 +122,14 @@ def test_keras_data_sets(monkeypatch, refuse, tmp_path):
     np.testing.assert_array_equal(x_test, images[:4])
     np.testing.assert_array_equal(y_test, labels[:4].ravel())
 
+    # So configured, Keras returns its colour images with the channels first.
+    turned = np.moveaxis(images, -1, 1)
+    monkeypatch.setattr(
+        keras.datasets.cifar10, "load_data", lambda: ((turned, labels), (turned[:4], labels[:4]))
+    )
+    monkeypatch.setattr(keras.config, "image_data_format", lambda: "channels_first")
+    np.testing.assert_array_equal(data.load_images("cifar10")[0], images)
+
     def no_network():
         raise Exception("URL fetch failure\nand more")
 
@@ -205,6 +213,19 @@ def test_batches_hold_the_rows_in_order():
     assert [len(x) for (x,) in parts] == [2, 2, 1]
     assert {x.dtype for (x,) in parts} == {np.dtype("float32")}
     np.testing.assert_array_equal(np.concatenate([x for (x,) in parts]), images[rows])
+
+
+def test_what_fit_is_fed_follows_the_rows():
+    """On TensorFlow it is a pipeline, which must see that rows are put in another order."""
+    images = pixels(20, 4, 4)
+    batches = Batches(images, np.arange(20), 8)
+    feed = batches.feed()
+    for rows in (np.arange(20), np.arange(20)[::-1]):
+        batches.rows = rows
+        parts = [feed[i] for i in range(3)] if feed is batches else list(feed)
+        read = np.concatenate([np.asarray(x) for (x,) in parts])
+        assert read.dtype == np.float32
+        np.testing.assert_array_equal(read, images[rows])
 
 
 def test_batches_keep_the_images_as_they_are():

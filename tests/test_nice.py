@@ -14,9 +14,10 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 import zipfile
 from importlib.machinery import PathFinder
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import imageio.v3 as imageio
 import keras
@@ -27,7 +28,7 @@ from conftest import SMALL, jacobian, randomise, train
 import nice
 import sample
 from layers import FittedPrior, FlowLayer, UniformNoise
-from support import backends, data, history, runs, startup
+from support import backends, command_line, data, history, runs, startup
 from support.batches import Batches
 
 ROOT = Path(nice.__file__).parent
@@ -713,6 +714,14 @@ def test_recipes_options_and_what_is_printed(digits, tmp_path, capsys):
     assert backends.describe_device() in printed
     command = re.search("^next:  python (.+)$", printed, re.M).group(1)
     assert shlex.split(command) == ["sample.py", "--model", str(output / "nice.keras")]
+
+
+def test_windows_quotes_in_its_own_way(monkeypatch):
+    monkeypatch.setattr(command_line, "os", types.SimpleNamespace(name="nt"))
+    path = PureWindowsPath(r"a\nice.keras")
+    assert command_line.model_option(path) == r" --model a\nice.keras"
+    path = PureWindowsPath(r"my runs\nice.keras")
+    assert command_line.model_option(path) == r' --model "my runs\nice.keras"'
 
 
 def test_evaluate(trained, digits, tmp_path, capsys, refuse):
