@@ -14,12 +14,11 @@ do not compare its distances with anybody's FID.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from support import startup  # isort: skip  (first: programs start quietly, before Keras)
 
 import keras
 import numpy as np
@@ -27,7 +26,7 @@ import numpy as np
 import nice
 import sample
 from layers import FittedPrior
-from support import data, pictures
+from support import backends, data, pictures
 
 COUNT = 10000
 
@@ -106,24 +105,39 @@ class Judge:
         )
 
 
-def main():
+def judge_halfway(judge, path, encoder, images, labels, seed, count=4000):
+    """Judge what lies halfway between two images of different classes."""
+    sheet = sample.interpolate(encoder, images, labels, rows=count, columns=3, seed=seed)
+    lines, circles = sheet.images[:count], sheet.images[count:]
+    judge.row(f"{path}: halfway on a straight line", lines[:, 1])
+    judge.row(f"{path}: halfway on a great circle", circles[:, 1])
+    judge.row("the mean of the same two images, no flow", lines[:, [0, 2]].mean(axis=1))
+
+
+@startup.program("digits.py")
+def main(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", type=Path)
     parser.add_argument("--temperatures", nargs="+", type=float, default=[0.6, 0.8, 1.0])
     parser.add_argument("--held-out", action="store_true", help="judge by training images")
-    parser.add_argument("--nearest", type=Path, help="draw digits above their nearest neighbours")
+    parser.add_argument(
+        "--nearest", type=Path, help="draw the last row above its nearest neighbours"
+    )
+    parser.add_argument("--halfway", action="store_true", help="judge `interpolate` as well")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     arrays = data.read_arrays(data.MNIST, ("x_train", "y_train", "x_test", "y_test"))
     x_train, y_train = arrays["x_train"][:-COUNT], arrays["y_train"][:-COUNT]
     held, test = arrays["x_train"][-COUNT:], arrays["x_test"]
+    print(f"{backends.describe_device()}, seed {args.seed}")
     judge = Judge(x_train, y_train, held if args.held_out else test)
     _, classes = judge.look(test)
     right = np.mean(classes.argmax(axis=1) == arrays["y_test"])
     print(f"the judge reads {right:.2%} of the test images rightly\n")
     print("| drawn from | distance | recognised | entropy | nearest |\n|---|---|---|---|---|")
-    judge.row("10,000 training images", x_train[:COUNT])
-    judge.row("10,000 training images, held back", held)
+    judge.row("10,000 training images (the bias)", x_train[:COUNT])
+    if not args.held_out:
+        judge.row("10,000 training images, held back (the bias)", held)
 
     pixels = x_train.reshape(len(x_train), -1).astype("float32") / 255
     linear = FittedPrior()
@@ -141,9 +155,11 @@ def main():
                 codes = encoder.get_layer(name).sample(COUNT, temperature, args.seed)
                 images = sample.decode(encoder, codes[:, None])[:, 0]
                 judge.row(f"{path}: {name}, T = {temperature:g}", images)
-        if args.nearest:  # of the last way of drawing
+        if args.nearest:
             draw_nearest(args.nearest, images[:20], x_train)
+        if args.halfway:
+            judge_halfway(judge, path, encoder, test, arrays["y_test"], args.seed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,19 +8,18 @@ in place of its own, fitted to the codes of its training images; the couplings s
 
 import argparse
 import math
-import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from support import startup  # isort: skip  (first: programs start quietly, before Keras)
 
 import keras
 import numpy as np
 
 import nice
 from layers import DiagonalScaling, GreyLevels, MixturePrior, UniformNoise
-from support import data
+from support import backends, data
 from support.batches import Batches
 
 
@@ -63,7 +62,8 @@ def with_mixture(encoder, images, prior, epochs):
     return keras.Model(model.input, model.output, name="encoder")  # without the optimiser
 
 
-def main():
+@startup.program("likelihood.py")
+def main(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", type=Path)
     parser.add_argument("--data", default=data.MNIST)
@@ -71,9 +71,10 @@ def main():
     parser.add_argument("--groups", type=int, default=1, help="of images, see MixturePrior")
     parser.add_argument("--epochs", type=int, default=4, help="of each fit")
     parser.add_argument("--save", type=Path, help="folder for the models with their fitted prior")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     x_train, x_test, _ = data.load_images(args.data)
     x_train = x_train[: len(x_train) * 5 // 6]
+    print(backends.describe_device())
     nats = histogram_log_likelihood(x_train, x_test)
     error = nats.std() / np.sqrt(len(nats))
     bits = (np.log(256) - nats.mean() / x_test[0].size) / np.log(2)
@@ -96,4 +97,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

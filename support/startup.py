@@ -1,4 +1,4 @@
-"""Start nice.py and sample.py: quietly, with memory that is kept, and errors in one line.
+"""Start the programs: quietly, with memory that is kept, and errors in one line.
 
 To be imported before Keras. Does nothing where these are not the program that runs: importing
 nice, layers or sample changes nothing in your process.
@@ -14,7 +14,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-PROGRAMS = [Path(__file__).resolve().parent.parent / name for name in ("nice.py", "sample.py")]
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = ("nice.py", "sample.py", "benchmarks/digits.py", "benchmarks/likelihood.py")
+PROGRAMS = [ROOT / name for name in NAMES]
 chatter = None  # what the backend has written to stderr since `quiet`
 
 
