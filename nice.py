@@ -50,7 +50,7 @@ class Recipe:
     output_activation: str = "relu"  # of m: "relu" as in the article, "linear" as in the paper
     output_gain: float = 1.0  # how large m's last matrix starts
     prior: str = "gaussian"  # density of the codes, see PRIORS
-    scale_speed: float = 1.0  # how much faster log s learns than the other weights
+    scale_speed: float = 4.0  # how much faster log s learns than the other weights
     scale_from_data: bool = False  # start log s where the untrained flow's codes want it
     # The images.
     dequantise: bool = True  # x = (pixel + u) / 256, as in the paper; else x = pixel / 255 - u
@@ -59,7 +59,7 @@ class Recipe:
     # The training.
     epochs: int = 10  # passes over the training images
     batch_size: int = 128  # images in a step
-    learning_rate: float = 2e-3  # Adam's, or its peak
+    learning_rate: float = 1e-3  # Adam's, or its peak
     decay: float = 0.3  # share of the steps, the last ones, in which the rate falls to 0
     warmup: bool = False  # let the rate rise from 0 until then
     weight_decay: float = 0.0  # decoupled, on the couplings' matrices
@@ -70,7 +70,7 @@ RECIPES = {
     "digits": Recipe(),
     # The article to the letter: no noise, a constant rate, and the test images choose the epoch.
     "article": Recipe(
-        dequantise=False, noise=0.0, holdout=0.0, epochs=20, learning_rate=1e-3, decay=0.0
+        scale_speed=1.0, dequantise=False, noise=0.0, holdout=0.0, epochs=20, decay=0.0
     ),
     # The paper's model and data; how it is trained is ours.
     "paper": Recipe(
@@ -81,7 +81,6 @@ RECIPES = {
         scale_from_data=True,
         epochs=40,
         batch_size=200,
-        learning_rate=1e-3,
         decay=0.97,
         warmup=True,
         weight_decay=0.5,
@@ -92,7 +91,6 @@ RECIPES = {
         prior="grouped",
         epochs=5,
         batch_size=200,
-        learning_rate=1e-3,
         decay=1.0,
     ),
 }

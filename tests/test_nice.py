@@ -94,6 +94,7 @@ def test_the_articles_network():
     assert {id(w) for w in decoder.trainable_weights} == {id(w) for w in encoder.trainable_weights}
     activations = {encoder.get_layer(f"coupling_{i}").output_activation for i in (1, 2, 3, 4)}
     assert activations == {"relu"} and encoder.get_layer("grey_levels").levels == 255
+    assert encoder.get_layer("scaling").speed == 1  # Adam's plain steps, as for other weights
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (4, 6, 3), (2,)])
