@@ -3,6 +3,7 @@
 import ast
 import csv
 import dataclasses
+import graphlib
 import json
 import math
 import os
@@ -1200,13 +1201,16 @@ def test_several_devices(digits, trained, tmp_path, monkeypatch, capsys):
 
 def test_the_model_reads_on_its_own_and_support_knows_nothing_of_it():
     assert {path.name for path in ROOT.glob("*.py")} == {"layers.py", "nice.py", "sample.py"}
+    imports = {}
     for path in (ROOT / "support").rglob("*.py"):
         text = path.read_text()
         assert len(text.splitlines()) <= 150, path
+        names = set()
         for node in ast.walk(ast.parse(text)):
-            names = [alias.name for alias in getattr(node, "names", []) if hasattr(alias, "name")]
-            if isinstance(node, ast.ImportFrom):
-                names = [node.module or ""]
-            elif not isinstance(node, ast.Import):
-                continue
-            assert not {name.split(".")[0] for name in names} & {"layers", "nice", "sample"}, path
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                module = getattr(node, "module", None) or ""
+                names |= {f"{module}.{alias.name}".strip(".") for alias in node.names}
+        assert not {name.split(".")[0] for name in names} & {"layers", "nice", "sample"}, path
+        imports[path.stem] = {name.split(".")[1] for name in names if name.startswith("support.")}
+    assert imports["history"] > {"data"}
+    graphlib.TopologicalSorter(imports).prepare()  # no cycles

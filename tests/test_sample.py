@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import os
 import shutil
 import subprocess
 import sys
@@ -887,7 +886,7 @@ def test_the_program_says_no_more_than_it_must(trained, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.strip() == str(Path("my model") / "samples.png")
     assert imageio.imread(model.with_name("samples.png")).shape == (840, 840)
-    command[-1] = os.fsdecode(b"\xff.keras")  # no text, but a file's name it may be
+    command[-1] = "\udcff.keras"  # no text, but a file's name it may be
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("sample.py: error: ") and done.stderr.count("\n") == 1
