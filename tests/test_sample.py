@@ -33,7 +33,8 @@ def test_set(digits):
 
 def untrained(image_shape=(6, 4), prior="gaussian", **changes):
     """A small encoder of random weights, which has no density fitted to its codes."""
-    recipe = nice.Recipe(couplings=2, hidden_layers=1, hidden_units=8, prior=prior, **changes)
+    changes = {"prior": prior, "scale_speed": 1.0, **changes}
+    recipe = nice.Recipe(couplings=2, hidden_layers=1, hidden_units=8, **changes)
     return randomise(nice.build_encoder(image_shape, recipe))
 
 
