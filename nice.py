@@ -85,7 +85,7 @@ RECIPES = {
         warmup=True,
         weight_decay=0.5,
     ),
-    # As likely as these layers can make it: a density for each dimension is learned, too.
+    # The likeliest: a density for each dimension is learned, too.
     "likelihood": Recipe(
         output_gain=0.01,
         prior="grouped",
