@@ -3,12 +3,13 @@
 NICE turns an image x into a code z = f(x) that follows a simple density, the prior. Every step
 of f is a layer that maps data towards the code in `call`, maps back in `inverse`, and knows the
 logarithm of its Jacobian's determinant. A prior closes the chain: it says how likely a code is,
-and draws new ones.
+and draws new ones. Once the flow is trained, a `CodeSampler` behind it may draw better ones.
 
 All of it is `keras.ops`, so it runs on TensorFlow, JAX and PyTorch alike. Equation numbers are
 the README's. x, h and z are float arrays of shape (batch, D); densities are in nats.
 """
 
+import functools
 import math
 
 import keras
@@ -21,7 +22,8 @@ from support import mixture
 class FlowLayer(keras.Layer):
     """One invertible step of the flow, in float32 whatever Keras's dtype policy.
 
-    Half precision would spoil what makes a flow exact: inverses and sums of many logarithms.
+    Half precision would spoil what makes a flow exact: inverses and sums of many logarithms. Only
+    a coupling's network m follows the policy.
     """
 
     def __init__(self, **kwargs):
@@ -44,7 +46,7 @@ class UniformNoise(FlowLayer):
     wide as a grey level fills the gaps ("dequantisation"). It is not undone by the inverse.
 
     Args:
-        low, high: the ends of the noise, in the units of x. Equal ends switch it off.
+        low, high: the ends of the noise, in the units of the input. Equal ends switch it off.
 
     Input and output shape: any.
 
@@ -124,7 +126,9 @@ class AdditiveCoupling(FlowLayer):
         output_activation: activation of `m`'s last layer; "relu" in the article, "linear"
             in the paper.
         output_gain: how large `m`'s last matrix starts, as a multiple of Glorot's uniform
-            initialisation. Near 0 the untrained coupling changes almost nothing.
+            initialisation. Near 0 the untrained coupling is little more than the reversal.
+        dtype: of `m` alone, by default Keras's dtype policy, and saved with the layer. The shift
+            is taken away and added in float32.
 
     Input and output shape: (batch, D), D even.
 
@@ -140,7 +144,8 @@ class AdditiveCoupling(FlowLayer):
         output_gain=1.0,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        policy = keras.config.dtype_policy()
+        super().__init__(**{"dtype": policy, "autocast": False} | kwargs)  # x is not cast
         for name, size in (("hidden_layers", hidden_layers), ("hidden_units", hidden_units)):
             if size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
@@ -157,10 +162,11 @@ class AdditiveCoupling(FlowLayer):
                 f"got input shape {tuple(input_shape)}"
             )
         half = dimensions // 2
-        hidden = [keras.layers.Dense(self.hidden_units, "relu") for _ in range(self.hidden_layers)]
+        dense = functools.partial(keras.layers.Dense, dtype=self.dtype_policy)
+        hidden = [dense(self.hidden_units, "relu") for _ in range(self.hidden_layers)]
         start = keras.initializers.VarianceScaling(self.output_gain**2, "fan_avg", "uniform")
-        last = keras.layers.Dense(half, self.output_activation, kernel_initializer=start)
-        self.m = keras.Sequential([*hidden, last])  # of Keras's dtype policy: it may be bfloat16
+        last = dense(half, self.output_activation, kernel_initializer=start)
+        self.m = keras.Sequential([*hidden, last])
         self.m.build((None, half))
 
     def call(self, x):
@@ -289,7 +295,8 @@ class Prior(keras.Layer):
     """
 
     omitted = 0.0  # nats per dimension that the loss leaves out, being the same for all weights
-    deviation = 1.0  # standard deviation of a dimension
+    mean, deviation = 0.0, 1.0  # of what it draws; arrays (D,) where dimensions differ
+    learns_widths = False  # if True, the scaling before it stays at s = 1
 
     def __init__(self, **kwargs):
         super().__init__(**{"dtype": "float32"} | kwargs)
@@ -305,8 +312,11 @@ class Prior(keras.Layer):
         """log q(z) of each code, with all constants: nats, shape (batch,)."""
         raise NotImplementedError
 
-    def force(self, z):
-        """z * (-d log q(z) / dz) in each dimension, what pulls z inwards: a NumPy array."""
+    def adapt(self, h):
+        """Start well, given rows h of what goes into the scaling: return log s, an array (D,).
+
+        A prior that learns starts its own weights there instead, and returns 0.
+        """
         raise NotImplementedError
 
     def sample(self, count, temperature=1.0, seed=0):
@@ -314,8 +324,30 @@ class Prior(keras.Layer):
         raise NotImplementedError
 
 
+class BellPrior(Prior):
+    """The same bell in every dimension: only the scaling before it learns how wide each is."""
+
+    def force(self, z):
+        """z * (-d log q(z) / dz), which grows as z leaves the middle: a NumPy array like z."""
+        raise NotImplementedError
+
+    def adapt(self, h):
+        """Find the s at which the rows of h are likeliest, as codes s * h.
+
+        There the mean of z * (-d log q(z) / dz) is 1 in each dimension (for a Gaussian: the mean
+        of z^2), and every round of the loop brings it nearer.
+        """
+        log_scale = np.zeros(h.shape[1], "float32")
+        for _ in range(20):
+            force = np.mean(self.force(h * np.exp(log_scale)), axis=0)
+            log_scale -= 0.5 * np.log(np.maximum(force, 1e-30))
+            # Without noise, dimensions that are always 0 have no best s; 1,000 is enough for them.
+            log_scale = np.minimum(log_scale, math.log(1e3))
+        return log_scale
+
+
 @keras.saving.register_keras_serializable("nice")
-class GaussianPrior(Prior):
+class GaussianPrior(BellPrior):
     """The standard normal: log q(z) = -(D/2) log 2 pi - |z|^2 / 2 (eq. 4).
 
     Its loss leaves out (D/2) log 2 pi, as the article's objective does (eq. 15).
@@ -335,7 +367,7 @@ class GaussianPrior(Prior):
 
 
 @keras.saving.register_keras_serializable("nice")
-class LogisticPrior(Prior):
+class LogisticPrior(BellPrior):
     """The standard logistic in each dimension, which has longer tails (paper, section 3.4)."""
 
     deviation = math.pi / math.sqrt(3)
@@ -363,17 +395,19 @@ class MixturePrior(Prior):
     weights w of the same logistics. F is the logistic distribution function: f is a logistic of
     width b to which noise of width n is added. Near b = 0 it is that noise alone, the density
     of a pixel that is always background, which no bell can follow. The scaling before this
-    layer should keep s = 1, as widths are learned here.
+    layer should not be trainable: its s stays 1, as widths are learned here.
 
     Args:
         components: K.
         groups: number of groups.
-        noise: n, a grey level, in the units of z.
-        speed: how much faster weights and widths learn than means, which Adam must move by less
-            than a grey level a step.
+        noise: n, the width of a grey level, in the units of z.
+        speed: how much faster w, p and b learn than the means, which Adam must move by less than
+            a grey level a step.
 
     Input and output shape: (batch, D).
     """
+
+    learns_widths = True
 
     def __init__(self, components=32, groups=1, noise=1 / 256, speed=30.0, **kwargs):
         super().__init__(**kwargs)
@@ -404,30 +438,31 @@ class MixturePrior(Prior):
         w = ops.softmax(self.speed * self.logits_over_speed, axis=1)
         return w, ops.log_softmax(self.speed * self.group_logits_over_speed)
 
-    def adapt(self, z, borrowed=20):
-        """Start where the rows of z are: half of the logistics narrow, at quantiles, half wide.
+    def adapt(self, h, borrowed=20):
+        """Start where the rows of h are: half of the logistics narrow, at quantiles, half wide.
 
-        The groups start as k-means finds them. Each borrows that many rows from all of z, so
-        that what its own do not show is not impossible.
+        The groups start as k-means finds them. Each is given `borrowed` rows of all of h, so that
+        what its own do not show is not impossible.
         """
         narrow = (self.components + 1) // 2
         wide = self.components - narrow
-        low, high = z.min(axis=0), z.max(axis=0)
+        low, high = h.min(axis=0), h.max(axis=0)
         middles = [(np.arange(count) + 0.5) / max(count, 1) for count in (narrow, wide)]
-        quantiles = np.quantile(z, middles[0], axis=0)
-        widths = np.maximum((high - low) / max(wide, 1) / 3, self.noise / 6)
-        widths = [np.full_like(quantiles, self.noise / 16), np.tile(widths, (wide, 1))]
+        quantiles = np.quantile(h, middles[0], axis=0)
+        broad = np.maximum((high - low) / max(wide, 1) / 3, self.noise / 6)
+        widths = [np.full_like(quantiles, self.noise / 16), np.tile(broad, (wide, 1))]
         self.means.assign(np.concatenate([quantiles, low + (high - low) * middles[1][:, None]]))
         self.log_widths_over_speed.assign(np.log(np.concatenate(widths)) / self.speed)
 
-        member = np.eye(self.groups)[mixture.nearest(z, mixture.k_means(z, self.groups))]
+        member = np.eye(self.groups)[mixture.nearest(h, mixture.k_means(h, self.groups))]
         explained = 1e-3  # rows of each group by each logistic
-        for rows in np.array_split(np.arange(len(z)), math.ceil(len(z) / 200)):
-            share = ops.softmax(self._log_logistics(ops.convert_to_tensor(z[rows])), axis=1)
+        for rows in np.array_split(np.arange(len(h)), math.ceil(len(h) / 200)):
+            share = ops.softmax(self._log_logistics(ops.convert_to_tensor(h[rows])), axis=1)
             explained += np.tensordot(member[rows].T, ops.convert_to_numpy(share), 1)
-        explained += borrowed * explained.sum(axis=0) / len(z)
+        explained += borrowed * explained.sum(axis=0) / len(h)
         self.logits_over_speed.assign(np.log(explained) / self.speed)
         self.group_logits_over_speed.assign(np.log(member.sum(axis=0) + 1) / self.speed)
+        return np.zeros(h.shape[1], "float32")  # the rows are codes as they are
 
     def _log_logistics(self, z):
         """log f of each logistic, in each dimension: (batch, K, D)."""
@@ -447,12 +482,15 @@ class MixturePrior(Prior):
         return ops.logsumexp(log_groups, axis=1) + ops.sum(largest, axis=(1, 2))
 
     @property
+    def mean(self):
+        w, log_p = map(ops.convert_to_numpy, self.shares)
+        return np.einsum("g,gki,ki->i", np.exp(log_p), w, ops.convert_to_numpy(self.means))
+
+    @property
     def deviation(self):
         means, widths, w, log_p = map(ops.convert_to_numpy, (self.means, self.widths, *self.shares))
-        w = np.tensordot(np.exp(log_p), w, 1)
-        apart = means - np.sum(w * means, axis=0)
-        variances = apart**2 + (math.pi * widths) ** 2 / 3 + self.noise**2 / 12
-        return np.sqrt(np.sum(w * variances, axis=0))
+        squares = (means - self.mean) ** 2 + (math.pi * widths) ** 2 / 3 + self.noise**2 / 12
+        return np.sqrt(np.einsum("g,gki,ki->i", np.exp(log_p), w, squares))
 
     def sample(self, count, temperature=1.0, seed=0):
         """Draw (count, D) codes; the temperature narrows each group about its own mean."""
@@ -480,8 +518,8 @@ class MixturePrior(Prior):
 
 
 @keras.saving.register_keras_serializable("nice")
-class FittedPrior(Prior):
-    """A density fitted to the codes of training images once they are trained, to draw from.
+class CodeSampler(keras.Layer):
+    """Draw codes like those of training images, to which it is fitted once training is over.
 
     Codes of real images do not quite follow the prior: their means are not 0, they are
     correlated, and most dimensions carry noise, not digits. Measured in the units of x,
@@ -489,8 +527,8 @@ class FittedPrior(Prior):
     expectation maximisation; across all other directions a code stays at its Gaussian's mean.
     (A density found after training: for other models, Ghosh et al., arXiv 1903.12436.)
 
-    It is there to draw only, behind the prior that was trained: it has no `log_prob`, and is no
-    part of the objective.
+    It stands behind the prior, leaves z alone, and is no part of the objective: likelihoods are
+    the prior's.
 
     Args:
         components: number of Gaussians.
@@ -500,17 +538,17 @@ class FittedPrior(Prior):
     """
 
     def __init__(self, components=100, directions=120, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32"} | kwargs)
         self.components = components
         self.directions = directions
 
     def build(self, input_shape):
-        super().build(input_shape)
+        dimensions = input_shape[-1]
         shapes = {
-            "sigma": (self.dimensions,),
-            "axes": (self.dimensions, self.directions),
+            "sigma": (dimensions,),
+            "axes": (dimensions, self.directions),
             "shares": (self.components,),
-            "means": (self.components, self.dimensions),
+            "means": (self.components, dimensions),
             "roots": (self.components, self.directions, self.directions),  # of the covariances
         }
         for name, shape in shapes.items():
@@ -524,8 +562,8 @@ class FittedPrior(Prior):
         """Fit to h = z * sigma, codes of training images.
 
         Args:
-            codes: a function from a number to as many rows of h, in parts: all at once they
-                would take more memory than the images.
+            codes: a function from a number to as many rows of h, or all there are, in parts: at
+                once they would take more memory than the images.
             sigma: the scaling's, shape (D,).
         """
         axes = mixture.principal_directions(codes(few), self.directions)
@@ -535,14 +573,16 @@ class FittedPrior(Prior):
             rows += len(h)
         shares, along_axes, covariances, belonging = mixture.fit_mixture(y[:rows], self.components)
         means = mixture.weighted_means((h, belonging(h @ axes)) for h in codes(few))
-        means += (along_axes - means @ axes) @ axes.T
-        values = (sigma, axes, shares, means, np.linalg.cholesky(covariances))
-        for weight, value in zip(self.weights, values, strict=True):
-            weight.assign(value)
+        means += (along_axes - means @ axes) @ axes.T  # along the axes, those of many codes
+        roots = np.linalg.cholesky(covariances)
+        fitted = {"sigma": sigma, "axes": axes, "shares": shares, "means": means, "roots": roots}
+        for name, value in fitted.items():
+            getattr(self, name).assign(value)
 
     def sample(self, count, temperature=1.0, seed=0):
         """Draw (count, D) codes; the temperature narrows each Gaussian about its own mean."""
-        sigma, axes, shares, means, roots = map(ops.convert_to_numpy, self.weights)
+        weights = (self.sigma, self.axes, self.shares, self.means, self.roots)
+        sigma, axes, shares, means, roots = map(ops.convert_to_numpy, weights)
         rng, shares = np.random.default_rng(seed), shares.astype("float64")
         chosen = rng.choice(self.components, count, p=shares / shares.sum())
         g = rng.normal(size=(count, self.directions))

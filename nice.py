@@ -23,8 +23,8 @@ from keras import ops
 
 from layers import (
     AdditiveCoupling,
+    CodeSampler,
     DiagonalScaling,
-    FittedPrior,
     FlowLayer,
     GaussianPrior,
     GreyLevels,
@@ -49,19 +49,19 @@ class Recipe:
     hidden_units: int = 1000  # in each hidden layer
     output_activation: str = "relu"  # of m: "relu" as in the article, "linear" as in the paper
     output_gain: float = 1.0  # how large m's last matrix starts
-    prior: str = "gaussian"  # density of the codes, see PRIORS
+    prior: str = "gaussian"  # density of the codes, see PRIORS below
     scale_speed: float = 4.0  # how much faster log s learns than the other weights
     scale_from_data: bool = False  # start log s where the untrained flow's codes want it
     # The images.
-    dequantise: bool = True  # x = (pixel + u) / 256, as in the paper; else x = pixel / 255 - u
-    noise: float = 1 / 256  # width of the uniform noise u, white being 1 (before / 256: one level)
+    dequantise: bool = True  # x = pixel / 256 + u, as in the paper; else x = pixel / 255 - u
+    noise: float = 1 / 256  # width of the uniform noise u, white being 1: one grey level
     holdout: float = 1 / 6  # share of the training images kept back, to choose the best epoch
     # The training.
     epochs: int = 10  # passes over the training images
     batch_size: int = 128  # images in a step
     learning_rate: float = 1e-3  # Adam's, or its peak
     decay: float = 0.3  # share of the steps, the last ones, in which the rate falls to 0
-    warmup: bool = False  # let the rate rise from 0 until then
+    warmup: bool = False  # let the rate rise from 0 until the decay begins
     weight_decay: float = 0.0  # decoupled, on the couplings' matrices
     seed: int = 0  # of first weights, order of the images, and noise
 
@@ -85,7 +85,7 @@ RECIPES = {
         warmup=True,
         weight_decay=0.5,
     ),
-    # The likeliest: a density for each dimension is learned, too.
+    # The likeliest: a density of the codes is learned, too, in 64 groups.
     "likelihood": Recipe(
         output_gain=0.01,
         prior="grouped",
@@ -105,7 +105,7 @@ PRIORS = {
 
 
 def build_encoder(image_shape, recipe):
-    """Build the encoder f: image -> code, a chain of couplings closed by the scaling.
+    """Build the encoder f: image -> code, a chain of couplings, the scaling, and the prior.
 
     Args:
         image_shape: shape of one image, such as (28, 28) or (32, 32, 3); its number of values
@@ -114,8 +114,8 @@ def build_encoder(image_shape, recipe):
 
     Returns:
         A `keras.Model` from (batch, *image_shape), in grey levels 0...255, to (batch, D). Its
-        layers "noise", "scaling" and "prior" go by these names. The last one judges the codes
-        and adds the objective to the model's loss.
+        layers go by names: "noise", "grey_levels", "coupling_1" and so on, "scaling", "prior".
+        The prior judges the codes and adds its share of the objective to the model's loss.
 
     Raises:
         ValueError: a size below 1, an odd D or a negative noise.
@@ -138,8 +138,8 @@ def build_encoder(image_shape, recipe):
             name=f"coupling_{i + 1}",
         )(h)
     prior = PRIORS[recipe.prior](name="prior")
-    speed = 0.0 if isinstance(prior, MixturePrior) else recipe.scale_speed  # it learns widths
-    z = DiagonalScaling(speed, name="scaling")(h)
+    scaling = DiagonalScaling(recipe.scale_speed, trainable=not prior.learns_widths, name="scaling")
+    z = scaling(h)
     return keras.Model(image, prior(z), name="encoder")
 
 
@@ -177,6 +177,7 @@ def load_encoder(path):
     except FileNotFoundError:
         raise ValueError(f"{path}: no such model; train one with: python nice.py") from None
     except Exception as error:  # a damaged file fails in zipfile's, h5py's or Keras's many ways
+        ops.zeros(())  # a backend that does not start fails here again: no fault of the file
         problem = data.first_line(error)
         raise ValueError(f"{path}: not a usable NICE model: {problem}") from None
     return encoder
@@ -253,26 +254,17 @@ def scale_from_data(encoder, batches, count=10000):
     """Start s where it makes the untrained flow's codes likeliest; or a mixture, where they are.
 
     Most pixels hardly vary, so their s has far to go, and Adam moves log s by one learning rate
-    a step. At the best s the mean of z * (-d log q(z) / dz) is 1 in each dimension (for a
-    Gaussian: the mean of z^2), and every round of the loop brings it nearer.
+    a step.
     """
     scaling, prior = encoder.get_layer("scaling"), encoder.get_layer("prior")
     chosen = np.random.default_rng(0).permutation(batches.rows)[:count]
     some = Batches(batches.images, chosen, 1000, encoder.get_layer("noise"))
     h = keras.Model(encoder.input, scaling.input).predict(some, verbose=0)
-    if isinstance(prior, MixturePrior):
-        prior.adapt(h)
-        return
-    log_scale = np.zeros(h.shape[1], "float32")
-    for _ in range(20):
-        force = np.mean(prior.force(h * np.exp(log_scale)), axis=0)
-        # Without noise, dimensions that never vary have no best s; 1,000 is enough for them.
-        log_scale = np.minimum(log_scale - 0.5 * np.log(np.maximum(force, 1e-30)), math.log(1e3))
-    scaling.log_scale_over_speed.assign(log_scale / scaling.speed)
+    scaling.log_scale_over_speed.assign(prior.adapt(h) / scaling.speed)
 
 
 def fit_codes(encoder, batches):
-    """Append a density fitted to training images' codes, to draw from: a `FittedPrior`.
+    """Append a `CodeSampler` fitted to training images' codes, to draw from.
 
     The encoder's own prior, and so its likelihood, stay what they were.
     """
@@ -285,7 +277,7 @@ def fit_codes(encoder, batches):
             yield encoder.predict_on_batch(*some[index]) * sigma
 
     components = max(1, min(100, len(chosen) // 50))
-    fitted = FittedPrior(components, min(120, len(sigma)), name="fitted")
+    fitted = CodeSampler(components, min(120, len(sigma)), name="fitted")
     output = fitted(encoder.get_layer("prior").output)  # in place of an earlier one, if any
     fitted.fit(codes, sigma)
     return keras.Model(encoder.input, output, name="encoder")
@@ -365,11 +357,12 @@ def main(argv):
         x_test, _ = data.load_test_images(args.data)
         encoder = load_encoder(model)
         data.check_shape(encoder, x_test)
-        backends.describe_device()  # the backend runs by now: give it its stderr back
+        print(backends.describe_device())
         print(describe_likelihood(encoder, x_test))
         return 0
 
     x_train, x_test, _ = data.load_images(args.data)
+    backends.check_floatx()
     recipe = command_line.override(RECIPES[args.recipe], args)
     keras.utils.set_random_seed(recipe.seed)
     training, held = split(len(x_train), recipe)
@@ -388,7 +381,7 @@ def main(argv):
             f"{x_train.shape[1:]}, {len(validation.rows):,} to choose the model, "
             f"{backends.describe_device()}"
         )
-        if recipe.scale_from_data or isinstance(encoder.get_layer("prior"), MixturePrior):
+        if recipe.scale_from_data or encoder.get_layer("prior").learns_widths:
             scale_from_data(encoder, batches)
         rows = train(encoder, batches, validation, recipe, args.output)
 

@@ -1,7 +1,8 @@
 """Draw from a trained NICE model, and look inside it:  python sample.py [picture]
 
-Each function below is a picture, and its keywords are the picture's options. `encoder` is the
-trained model, x_test and y_test are real images and their labels. Images are in grey levels.
+Each function under "The pictures" is one, and its keywords are the picture's options. `encoder`
+is the trained model; x_train, x_test and y_test are real images, and labels. Images are in grey
+levels, and z are codes.
 """
 
 from support import startup  # isort: skip  (first: programs start quietly, before Keras)
@@ -25,16 +26,16 @@ def encode(encoder, images):
     return encoder.predict(Batches(images, np.arange(len(images)), 1000), verbose=0)
 
 
-def decode(encoder, codes):
+def decode(encoder, z):
     """Decode codes of shape (rows, columns, D), 1,000 at a time."""
     decoder = nice.build_decoder(encoder)  # called, not `predict`: compiling takes longer here
-    flat = codes.reshape(-1, codes.shape[-1])
+    flat = z.reshape(-1, z.shape[-1])
     parts = [flat[start : start + 1000] for start in range(0, len(flat), 1000)]
     images = np.concatenate([ops.convert_to_numpy(decoder(part)) for part in parts])
-    return images.reshape(*codes.shape[:2], *encoder.input_shape[1:])
+    return images.reshape(*z.shape[:2], *encoder.input_shape[1:])
 
 
-def density(encoder, codes):
+def sampler(encoder, codes):
     """The layer that draws codes: the "fitted" density, if the model has it yet, or the "prior"."""
     if codes not in ("fitted", "prior"):
         raise ValueError(f"--codes must be fitted or prior, not {codes}")
@@ -71,9 +72,9 @@ def pairs(images, labels, count, seed):
 
 
 def widths(encoder):
-    """How wide each dimension is: the scaling's sigma, or what a learned prior made of s = 1."""
+    """How wide each dimension is: the scaling's sigma, or a learned prior's deviation."""
     prior = encoder.get_layer("prior")
-    return prior.deviation if prior.trainable_weights else encoder.get_layer("scaling").sigma
+    return prior.deviation if prior.learns_widths else encoder.get_layer("scaling").sigma
 
 
 # --- The pictures ----------------------------------------------------------------------------
@@ -86,8 +87,8 @@ def samples(encoder, *, rows=15, columns=15, temperature=0.8, codes="fitted", se
     from the prior, as in the article. The article chose the temperature by eye: below 1 digits
     are cleaner and less varied. At 0 a Gaussian prior draws its mode.
     """
-    codes = density(encoder, codes).sample(rows * columns, temperature, seed)
-    return Sheet(decode(encoder, codes.reshape(rows, columns, -1)))
+    z = sampler(encoder, codes).sample(rows * columns, temperature, seed)
+    return Sheet(decode(encoder, z.reshape(rows, columns, -1)))
 
 
 def interpolate(encoder, x_test, y_test, *, rows=5, columns=10, seed=0):
@@ -101,7 +102,7 @@ def interpolate(encoder, x_test, y_test, *, rows=5, columns=10, seed=0):
     a, b = (encode(encoder, images)[:, None] for images in (first, second))
     t = np.linspace(0, 1, columns, dtype="float32")[:, None]
     lines = (1 - t) * a + t * b
-    lengths = [np.linalg.norm(code, axis=-1, keepdims=True) for code in (a, b)]
+    lengths = [np.linalg.norm(z, axis=-1, keepdims=True) for z in (a, b)]
     a, b = a / lengths[0], b / lengths[1]
     angle = np.arccos(np.clip(np.sum(a * b, axis=-1, keepdims=True), -0.9999, 0.9999))
     circles = (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
@@ -133,15 +134,17 @@ def traverse(encoder, x_test, *, rows=2, columns=9, dimensions=2, seed=0):
     middle = columns // 2
     amounts = 3 * (np.arange(columns) - middle) / max(middle, 1)
     along = amounts[:, None] * np.stack(moves)[:, None]  # (moves, columns, D)
-    codes = encode(encoder, images)[:, None, None] + along
-    codes = codes.reshape(-1, *codes.shape[2:]).astype("float32")
-    return Sheet(
-        decode(encoder, codes), rows=labels * rows, columns=[f"{amount:+.1f}" for amount in amounts]
-    )
+    z = encode(encoder, images)[:, None, None] + along
+    z = z.reshape(-1, *z.shape[2:]).astype("float32")
+    above = [f"{amount:+.1f}" for amount in amounts]
+    return Sheet(decode(encoder, z), rows=labels * rows, columns=above)
 
 
 def spectrum(encoder):
-    """how important each dimension of the code is: sigma = 1 / s, sorted"""
+    """how important each dimension of the code is: sigma = 1 / s, sorted
+
+    Of a prior that learns widths itself, its deviations.
+    """
     sigma = np.sort(widths(encoder))[::-1]
     share = np.cumsum(sigma**2)
     for part in (0.5, 0.9, 0.99):
@@ -160,12 +163,12 @@ def spectrum(encoder):
 def stages(encoder, x_test, *, rows=4, temperature=0.8, codes="fitted", seed=0):
     """every step of the flow: random codes becoming images, then images becoming codes
 
-    A code is drawn around mid grey, everything else as an image; after every coupling the
-    dimensions are reversed, which turns the picture upside down.
+    A code is drawn around mid grey, the prior's mean, everything else as an image; after every
+    coupling the dimensions are reversed, which turns the picture upside down.
     """
     steps, images = flow_steps(encoder), choose(x_test, rows, seed)
-    drawn = density(encoder, codes).sample(rows, temperature, seed)
-    levels = encoder.get_layer("grey_levels").levels
+    drawn = sampler(encoder, codes).sample(rows, temperature, seed)
+    levels, prior = encoder.get_layer("grey_levels").levels, encoder.get_layer("prior")
 
     def walk(h, layers):
         seen = [h]
@@ -178,10 +181,10 @@ def stages(encoder, x_test, *, rows=4, temperature=0.8, codes="fitted", seed=0):
     there = walk(x, steps)
     columns = ["code", "/ s", *[f"coupling {n}" for n in range(len(back) - 2, 0, -1)]]
     shown = []
-    for code, *images in (back, there[::-1]):
-        code = code / encoder.get_layer("prior").deviation
-        code = 128 + 40 * code  # white and black are three deviations away
-        shown.append(np.stack([code, *[levels * h for h in images]], axis=1))
+    for z, *images in (back, there[::-1]):
+        z = (z - prior.mean) / prior.deviation
+        z = 128 + 40 * z  # white and black are three deviations away
+        shown.append(np.stack([z, *[levels * h for h in images]], axis=1))
     shown = np.concatenate([shown[0], shown[1]])
     return Sheet(
         shown.reshape(*shown.shape[:2], *encoder.input_shape[1:]),
@@ -198,9 +201,7 @@ def codes(encoder, x_test, *, dimensions=8):
     noise = encoder.get_layer("noise")
     noisy = Batches(x_test, np.arange(len(x_test)), 1000, noise)
     z, prior = encoder.predict(noisy, verbose=0), encoder.get_layer("prior")
-    drawn = prior.sample(10000)
-    middle, deviation = drawn.mean(axis=0), drawn.std(axis=0)
-    z, drawn = (z - middle) / deviation, (drawn - middle) / deviation
+    z, drawn = ((x - prior.mean) / prior.deviation for x in (z, prior.sample(10000)))
     centred = z - z.mean(axis=0)
     centred = centred[:, centred.any(axis=0)]
     kurtosis = np.mean(centred**4, axis=0) / np.mean(centred**2, axis=0) ** 2
@@ -238,13 +239,13 @@ def anneal(encoder, x_train, x_test, *, rows=12, columns=8, codes="fitted", seed
         kinds[name] = encoder.predict(batches, verbose=0)  # with noise, as in training
     print("medians         deviation of a dimension    length of a code / sqrt(D)")
     for name, z in kinds.items():
-        z = z / prior.deviation
+        z = (z - prior.mean) / prior.deviation
         length = np.median(np.sqrt(np.mean(z**2, axis=1)))
         print(f"{name:16}{np.median(z.std(axis=0)):24.2f}{length:30.2f}")
     temperatures = np.linspace(0.5, 1.2, columns)
-    drawn = density(encoder, codes)
-    drawn = [drawn.sample(rows, temperature, seed) for temperature in temperatures]
-    images = decode(encoder, np.stack(drawn, axis=1))
+    drawn = sampler(encoder, codes)
+    z = [drawn.sample(rows, temperature, seed) for temperature in temperatures]
+    images = decode(encoder, np.stack(z, axis=1))
     return Sheet(images, columns=[f"{temperature:.2f}" for temperature in temperatures])
 
 
@@ -286,26 +287,26 @@ def fill_in(encoder, images, hidden, steps=300, seed=0):
     for i in range(steps):
         g = slope(ops.convert_to_numpy(noise.add_to(ops.convert_to_tensor(x), seed=i)))
         mean, square = 0.9 * mean + 0.1 * g, 0.99 * square + 0.01 * g**2
-        unbiased = mean / (1 - 0.9 ** (i + 1)), square / (1 - 0.99 ** (i + 1))
-        rate = 25 * (1 - i / steps)  # in grey levels
-        x = x + rate * unbiased[0] / (np.sqrt(unbiased[1]) + 1e-12)
+        unbiased, of_squares = mean / (1 - 0.9 ** (i + 1)), square / (1 - 0.99 ** (i + 1))
+        rate = 25 * (1 - i / steps)  # in grey levels, a tenth of them all at first
+        x = x + rate * unbiased / (np.sqrt(of_squares) + 1e-12)
         x = np.where(hidden, np.clip(x, 0, 255), images).astype("float32")
     return x
 
 
-def inpaint(encoder, x_test, *, rows=4, images=24, steps=300, seed=0):
+def inpaint(encoder, x_test, *, rows=4, count=24, steps=300, seed=0):
     """hidden pixels, found by gradient ascent on the log-likelihood
 
-    Prints the mean log-likelihood of `images` test images (at least `rows`), as they are, with
+    Prints the mean log-likelihood of `count` test images (at least `rows`), as they are, with
     the hidden pixels at mid grey, and filled in; draws `rows` of them.
     """
     noise = encoder.get_layer("noise")
-    first = choose(x_test, max(rows, images), seed)
+    images = choose(x_test, max(rows, count), seed)
     sheet, columns = [], []
     print("log-likelihood  original    masked  in-painted")
     for name, hidden in masks(encoder.input_shape[1:], seed).items():
-        found = fill_in(encoder, first, np.broadcast_to(hidden, first.shape), steps, seed)
-        blocks = first, np.where(hidden, np.float32(127.5), first), found
+        found = fill_in(encoder, images, np.broadcast_to(hidden, images.shape), steps, seed)
+        blocks = images, np.where(hidden, np.float32(127.5), images), found
         nats = [nice.log_likelihood(encoder, x, noise, seed).mean() for x in blocks]
         print(f"{name:14}{nats[0]:10.0f}{nats[1]:10.0f}{nats[2]:12.0f}")
         sheet += [block[:rows] for block in blocks]
@@ -338,8 +339,8 @@ def likelihood(encoder, x_test, *, seed=0):
         print(f"{name:14} {x.mean():10.0f} nats on average, {x.std():.0f} their deviation")
 
     # Noise is so unlikely that on one axis with it all the rest would be a single bar.
-    images = np.concatenate([nats["test images"], nats["upside down"], nats["its samples"]])
-    edges = np.linspace(np.quantile(images, 0.02), images.max(), 100)
+    shown = np.concatenate([nats["test images"], nats["upside down"], nats["its samples"]])
+    edges = np.linspace(np.quantile(shown, 0.02), shown.max(), 100)
 
     def draw(axes):
         for name, x in nats.items():
@@ -393,21 +394,18 @@ def plane(*, couplings=6, epochs=30, seed=0):
     mesh = np.stack(np.meshgrid(side, side), axis=-1)
     nats = nice.log_likelihood(encoder, 255 * mesh.reshape(-1, 2).astype("float32"))
     lines = mesh[::10], mesh[:, ::10].swapaxes(0, 1)  # along x, along y
-    stages = [[*lines, points[:1000]]]
+    seen = [[*lines, points[:1000]]]
     for step in flow_steps(encoder):
-        stages.append(
-            [
-                ops.convert_to_numpy(step(h.reshape(-1, 2).astype("float32"))).reshape(h.shape)
-                for h in stages[-1]
-            ]
-        )
+        flat = [h.reshape(-1, 2).astype("float32") for h in seen[-1]]
+        after = [ops.convert_to_numpy(step(h)) for h in flat]
+        seen.append([h.reshape(before.shape) for h, before in zip(after, seen[-1], strict=True)])
     titles = ["x", *[f"coupling {n + 1}" for n in range(couplings)], "scaling: z"]
 
     def draw(axes):
         first, *axes = axes.flat
         first.imshow(np.exp(nats).reshape(201, 201), origin="lower", extent=(0, 1, 0, 1))
         first.set_title("density q(x)", fontsize=9)
-        for ax, title, (*lines, dots) in zip(axes, titles, stages, strict=False):
+        for ax, title, (*lines, dots) in zip(axes, titles, seen, strict=False):
             for line in np.concatenate(lines):
                 ax.plot(*line.T, color="0.7", linewidth=0.5)
             ax.scatter(*dots.T, s=2)
@@ -452,7 +450,7 @@ def main(argv):
         inputs["x_test"], inputs["y_test"] = data.load_test_images(args.data)
     if "x_test" in needs:
         data.check_shape(inputs["encoder"], inputs["x_test"])
-    backends.describe_device()  # the backend runs by now: give it its stderr back
+    print(backends.describe_device())
     made = picture(
         *[inputs[name] for name in needs], **{name: vars(args)[name] for name in options}
     )

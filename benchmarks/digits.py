@@ -25,7 +25,7 @@ import numpy as np
 
 import nice
 import sample
-from layers import FittedPrior
+from layers import CodeSampler
 from support import backends, data, pictures
 
 COUNT = 10000
@@ -140,7 +140,7 @@ def main(argv):
         judge.row("10,000 training images, held back (the bias)", held)
 
     pixels = x_train.reshape(len(x_train), -1).astype("float32") / 255
-    linear = FittedPrior()
+    linear = CodeSampler()
     linear.build((None, pixels.shape[1]))
     linear.fit(lambda count: [pixels[:count]], np.ones(pixels.shape[1], "float32"))
     for temperature in args.temperatures:

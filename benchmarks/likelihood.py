@@ -41,15 +41,15 @@ def histogram_log_likelihood(training, images, unseen=0.1):
 
 def without_couplings(image_shape):
     """An encoder whose codes are the pixels, with noise."""
-    image = keras.Input(image_shape)
-    x = keras.layers.Reshape((math.prod(image_shape),))(image)
+    image = keras.Input(image_shape, dtype="float32")
+    x = keras.layers.Reshape((math.prod(image_shape),), dtype="float32")(image)
     x = GreyLevels(256, name="grey_levels")(UniformNoise(0, 1, name="noise")(x))
-    return keras.Model(image, DiagonalScaling(0.0, name="scaling")(x))
+    return keras.Model(image, DiagonalScaling(trainable=False, name="scaling")(x))
 
 
 def with_mixture(encoder, images, prior, epochs):
     """The same couplings with a `MixturePrior` fitted to the images' codes: a new encoder."""
-    z = DiagonalScaling(0.0, name="scaling")(encoder.get_layer("scaling").input)
+    z = DiagonalScaling(trainable=False, name="scaling")(encoder.get_layer("scaling").input)
     model = keras.Model(encoder.input, prior(z), name="encoder")  # the widths are in the prior
     for layer in model.layers:
         layer.trainable = layer is prior

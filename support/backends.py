@@ -25,6 +25,14 @@ def describe_device():
     return f"{name} on {device}" + (f" ({said})" if said and "cpu" in device.lower() else "")
 
 
+def check_floatx():
+    """See that Keras can average losses: it does that in floatx, whatever the layers' types."""
+    floatx = keras.config.floatx()
+    if floatx in ("float16", "bfloat16"):
+        policy = f"float32, and for faster layers dtype_policy to mixed_{floatx}"
+        raise ValueError(f"Keras's floatx is {floatx}, too coarse for losses: set it to {policy}")
+
+
 def use_all_devices(batch_size, *counts):
     """Train data-parallel if there are several devices, where Keras can: on JAX.
 

@@ -43,7 +43,8 @@ class Parser(argparse.ArgumentParser):
 def model_option(model):
     """The option that makes sample.py draw from this model, quoted for a shell; "" by default."""
     quote = shlex.quote if os.name == "posix" else lambda text: subprocess.list2cmdline([text])
-    return "" if model == MODEL else f" --model {quote(str(model))}"
+    join = "=" if str(model).startswith("-") else " "  # or it would look like another option
+    return "" if model == MODEL else f" --model{join}{quote(str(model))}"
 
 
 def training_parser(recipes, priors):

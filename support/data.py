@@ -122,4 +122,6 @@ def check_shape(encoder, images):
 
 
 def first_line(error):
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What went wrong, in one line; Keras puts another library's reason last."""
+    reason = str(error).split("Exception encountered: ")[-1].strip()
+    return (reason or type(error).__name__).splitlines()[0]

@@ -19,11 +19,11 @@ class KeepRun(keras.callbacks.Callback):
     After each epoch it writes the best model so far (`nice.keras`), a grid of images drawn
     with one fixed seed (`samples/`), a row of `history.csv`, and last the backup with
     the optimiser's state, each replaced whole. `finish` makes `training.gif` of the grids.
-    (Keras's ModelCheckpoint, CSVLogger and BackupAndRestore write into the file they replace:
-    a kill there would lose the run.)
+    (Keras's ModelCheckpoint, CSVLogger and BackupAndRestore write into the file they replace: a
+    kill there would lose the run. Its TerminateOnNaN looks at every batch, and waits for it.)
 
     Args:
-        output: a folder that `folder` has made ready.
+        output: a folder that `runs.folder` has made ready.
         batches: the `Batches` that train.
         draw: a function without arguments that returns 225 images in grey levels.
         seed: of the run.

@@ -1,4 +1,4 @@
-"""Fit Gaussians to data: principal directions, then a mixture in them by EM. NumPy only."""
+"""Fit Gaussians to data: principal directions, k-means, then EM. NumPy only."""
 
 import numpy as np
 
@@ -23,8 +23,8 @@ def principal_directions(parts, count):
 def fit_mixture(y, components, leading=60, rounds=6):
     """Fit Gaussians with full covariances to the rows of y by expectation maximisation.
 
-    Which Gaussian a row belongs to is decided by the `leading` columns alone: all of 120 would
-    take three times as long, and change little.
+    Which Gaussian a row belongs to is decided by the `leading` columns alone: all (120, for
+    codes) would take three times as long, and change little.
 
     Args:
         y: array (rows, d), which may be in half precision: it is read block by block.

@@ -14,7 +14,7 @@ def check_zip(path):
         raise ValueError(f"its part {damaged} is damaged")
 
 
-OUR_CLASSES = {"Functional", "InputLayer", "Reshape", "DTypePolicy", "__keras_tensor__"}
+KERAS_CLASSES = {"Functional", "InputLayer", "Reshape", "DTypePolicy", "__keras_tensor__"}
 
 
 def check_classes(path):
@@ -30,7 +30,7 @@ def check_classes(path):
         name = part.get("class_name") if isinstance(part, dict) else None
         known = name and keras.saving.get_registered_object(str(part.get("registered_name")))
         ours = known and part["registered_name"] == f"nice>{name}"
-        if name and not ours and name not in OUR_CLASSES:
+        if name and not ours and name not in KERAS_CLASSES:
             raise ValueError(f"a NICE model has no {name}")
         if isinstance(part, (dict, list)):
             parts += part.values() if isinstance(part, dict) else part

@@ -1,10 +1,11 @@
 """Start the programs: quietly, with memory that is kept, and errors in one line.
 
-To be imported before Keras. Does nothing where these are not the program that runs: importing
+To be imported before Keras. It does something only if a program of ours is what runs: importing
 nice, layers or sample changes nothing in your process.
 """
 
 import ctypes
+import faulthandler
 import functools
 import json
 import os
@@ -24,8 +25,9 @@ def quiet():
     """Hold back what C++ libraries write to stderr (Python's own messages still go there).
 
     TensorFlow greets on stderr, whatever its log level, at its import and at its first
-    operation. Among the greetings may be why it found no GPU: `loud` returns that. Also asks
-    the backends to take GPU memory as they need it, not all of it.
+    operation. Among the greetings may be why it found no GPU, which `loud` returns, or why the
+    backend does not start: then all of it is shown. Also asks the backends to take GPU memory as
+    they need it, not all of it.
     """
     global chatter
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -38,29 +40,46 @@ def quiet():
         sys.modules.setdefault("tensorflow", None)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character
+    if sys.stderr is None:  # closed, by the shell's 2>&- or on Windows by pythonw
+        return
     chatter = tempfile.TemporaryFile(mode="w+", errors="replace")
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
     os.dup2(chatter.fileno(), 2)
+    sys.excepthook = fail
+    faulthandler.enable(sys.stderr)  # a backend that aborts takes its words with it: say where
 
 
-def loud():
-    """Give the C++ libraries their stderr back; return what they said about a GPU, or ""."""
+def heard():
+    """Give the C++ libraries their stderr back; return what they have said since `quiet`."""
     global chatter
     if chatter is None:
         return ""
     os.dup2(sys.stderr.fileno(), 2)
     chatter.seek(0)
-    said = [line for line in chatter.read().splitlines() if re.search("gpu|cuda|rocm", line, re.I)]
-    chatter = None
+    text, chatter = chatter.read(), None
+    return text
+
+
+def loud():
+    """Give the C++ libraries their stderr back; return what they said about a GPU, or ""."""
+    said = [line for line in heard().splitlines() if re.search("gpu|cuda|rocm", line, re.I)]
     return said[-1].split("] ")[-1] if said else ""
+
+
+def fail(*error):
+    """Report an exception that nobody expected, and before it what was held back."""
+    sys.stderr.write(heard())
+    sys.__excepthook__(*error)
 
 
 def backend():
     """The backend that Keras is going to use, found out without importing it."""
-    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+    home = os.path.expanduser("~")
+    home = os.path.join(home if os.access(home, os.W_OK) else "/tmp", ".keras")  # as Keras does
     try:
-        configured = json.loads((home / "keras.json").read_text())["backend"]
-    except (OSError, ValueError, KeyError):
+        configuration = Path(os.environ.get("KERAS_HOME", home), "keras.json").read_text()
+        configured = json.loads(configuration)["backend"]
+    except (OSError, ValueError, KeyError, TypeError):
         configured = "tensorflow"
     return os.environ.get("KERAS_BACKEND") or configured
 
@@ -89,6 +108,7 @@ def program(name):
         @functools.wraps(main)
         def run(argv=None):
             from support.command_line import Parser  # not before the program has begun: Keras
+            from support.data import first_line
             from support.runs import Stopped
 
             try:
@@ -97,7 +117,7 @@ def program(name):
                 print(f"{name}: {stop}", file=sys.stderr)
                 return stop.status
             except (ValueError, OSError, MemoryError) as error:
-                Parser(prog=name).error(error)
+                Parser(prog=name).error(first_line(error))
 
         return run
 

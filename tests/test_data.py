@@ -3,6 +3,7 @@
 import functools
 import re
 import tracemalloc
+import zipfile
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from conftest import SMALL
 
 import nice
-from layers import FittedPrior, UniformNoise
+from layers import CodeSampler, UniformNoise
 from support import data
 from support.batches import Batches
 
@@ -77,6 +78,21 @@ def test_loading_takes_little_more_than_the_file(tmp_path):
     images = pixels(4000, 28, 28)
     path = save(tmp_path / "data.npz", images, images[:10])
     assert peak(lambda: data.load_images(path)) < 1.5 * images.nbytes
+
+
+def test_a_file_is_read_once(tmp_path, monkeypatch):
+    images, read = pixels(400, 28, 28), []
+    path = save(tmp_path / "data.npz", images, images[:10])
+    whole = zipfile.ZipExtFile.read
+
+    def count(self, *args):
+        read.append(whole(self, *args))
+        return read[-1]
+
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", count)
+    data.load_images(path)
+    once = images.nbytes + images[:10].nbytes
+    assert once <= sum(map(len, read)) < once + 1000  # and the arrays' headers
 
 
 def test_test_images_alone(digits, monkeypatch):
@@ -215,9 +231,10 @@ def test_batches_hold_the_rows_in_order():
     np.testing.assert_array_equal(np.concatenate([x for (x,) in parts]), images[rows])
 
 
-def test_what_fit_is_fed_follows_the_rows():
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_what_fit_is_fed_follows_the_rows(order):
     """On TensorFlow it is a pipeline, which must see that rows are put in another order."""
-    images = pixels(20, 4, 4)
+    images = np.array(pixels(20, 4, 4), order=order)
     batches = Batches(images, np.arange(20), 8)
     feed = batches.feed()
     for rows in (np.arange(20), np.arange(20)[::-1]):
@@ -238,8 +255,8 @@ def test_batches_keep_the_images_as_they_are():
 
 
 def test_the_fit_of_the_codes_does_not_hold_them_all(monkeypatch):
-    small = functools.partial(FittedPrior, 10, 20)
-    monkeypatch.setattr(nice, "FittedPrior", lambda components, directions, name: small(name=name))
+    small = functools.partial(CodeSampler, 10, 20)
+    monkeypatch.setattr(nice, "CodeSampler", lambda components, directions, name: small(name=name))
     encoder = nice.build_encoder((16, 16), nice.Recipe(1, 1, 8))
     images = np.random.default_rng(0).integers(0, 256, (20000, 16, 16), dtype="uint8")
     batches = Batches(images, np.arange(20000), 100)

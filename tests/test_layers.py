@@ -10,8 +10,8 @@ from conftest import jacobian, randomise
 
 from layers import (
     AdditiveCoupling,
+    CodeSampler,
     DiagonalScaling,
-    FittedPrior,
     GaussianPrior,
     GreyLevels,
     Inverse,
@@ -89,10 +89,28 @@ def test_every_layer_is_float32_under_every_policy(name, policy):
     assert {weight.dtype for weight in layer.weights if "coupling" not in name} <= {"float32"}
 
 
+@pytest.mark.parametrize("name", [*PRIORS, "fitted"])
+def test_every_prior_is_float32_under_every_policy(name, policy):
+    """And so is the sampler; a prior judges codes as it does under float32, large ones too."""
+    layer, z = (PRIORS | {"fitted": lambda: built(CodeSampler())})[name](), 100 * numbers(5, 6)
+    assert keras.backend.standardize_dtype(layer(z).dtype) == "float32"
+    np.testing.assert_array_equal(array(layer(z)), z)
+    assert {weight.dtype for weight in layer.weights} <= {"float32"}
+    if name in PRIORS:
+        keras.config.set_dtype_policy("float32")
+        expected = array(PRIORS[name]().log_prob(z))
+        np.testing.assert_allclose(array(layer.log_prob(z)), expected, rtol=1e-6)
+
+
 def test_a_couplings_network_follows_the_policy(policy):
     layer = built(AdditiveCoupling(2, 8))
     computed = {"float64": "float64", "mixed_float16": "float16", "mixed_bfloat16": "bfloat16"}
     assert {dense.compute_dtype for dense in layer.m.layers} == {computed.get(policy, "float32")}
+    keras.config.set_dtype_policy("float32")
+    again = built(AdditiveCoupling.from_config(layer.get_config()))  # its policy goes with it
+    assert [dense.dtype_policy for dense in again.m.layers] == [
+        dense.dtype_policy for dense in layer.m.layers
+    ]
 
 
 def test_log_scales_are_summed_in_float32_under_every_policy(policy):
@@ -251,6 +269,7 @@ def test_a_mixtures_codes_follow_its_density(name):
     prior = PRIORS[name]()
     z, line = prior.sample(20000, seed=1), np.linspace(-40, 40, 20001)
     assert z.shape == (20000, 6) and z.dtype == np.float32
+    np.testing.assert_allclose(z.mean(axis=0), prior.mean, atol=0.03 * z.std())
     np.testing.assert_allclose(z.std(axis=0), prior.deviation, rtol=0.05)
     shares, densities = smeared_logistics(prior, np.tile(line[:, None], (1, 6)))
     below = np.cumsum(np.tensordot(shares, densities, 1), axis=0) * (line[1] - line[0])
@@ -321,15 +340,15 @@ def test_any_number_of_logistics(components, groups):
     assert np.isfinite(prior.sample(50)).all()
 
 
-def test_a_fitted_prior_is_no_part_of_the_objective():
-    prior, z = FittedPrior(), numbers(5, 6)
-    np.testing.assert_array_equal(array(prior(z)), z)
-    assert not prior.losses and not prior.trainable_weights
+def test_a_code_sampler_is_no_part_of_the_objective():
+    sampler, z = CodeSampler(), numbers(5, 6)
+    np.testing.assert_array_equal(array(sampler(z)), z)
+    assert not sampler.losses and not sampler.trainable_weights
 
 
 @pytest.mark.parametrize("name", [*LAYERS, *PRIORS, "fitted"])
 def test_layers_can_be_saved(name, tmp_path):
-    layer = ({"fitted": lambda: built(FittedPrior())} | LAYERS | PRIORS)[name]()
+    layer = ({"fitted": lambda: built(CodeSampler())} | LAYERS | PRIORS)[name]()
     for seed, weight in enumerate(layer.weights):
         weight.assign(numbers(*weight.shape, seed=seed))
     data = keras.Input((6,))

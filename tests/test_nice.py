@@ -28,7 +28,7 @@ from conftest import SMALL, jacobian, randomise, train
 
 import nice
 import sample
-from layers import FittedPrior, FlowLayer, UniformNoise
+from layers import CodeSampler, FlowLayer, UniformNoise
 from support import backends, command_line, data, history, runs, startup
 from support.batches import Batches
 
@@ -82,7 +82,7 @@ def keras_setting():
         getattr(keras.config, f"set_{name}")(value)
 
     yield set_to
-    for name, value in before:
+    for name, value in reversed(before):
         getattr(keras.config, f"set_{name}")(value)
 
 
@@ -158,6 +158,7 @@ def test_every_policy(policy, keras_setting, tmp_path):
     noisy = array(encoder(x, training=True))
     assert noisy.dtype == np.float32 and 0 < abs(noisy - array(z)).max() < 1
     encoder.save(tmp_path / "nice.keras")
+    keras_setting("dtype_policy", "float32")  # the file keeps m's policy, whatever the reader's
     loaded = nice.load_encoder(tmp_path / "nice.keras")
     np.testing.assert_array_equal(array(loaded(x)), array(z))
 
@@ -454,12 +455,12 @@ def test_codes_are_fitted_to_draw_from():
     nats = nice.log_likelihood(encoder, images)
     fitted = nice.fit_codes(encoder, everything(images))
     np.testing.assert_array_equal(nice.log_likelihood(fitted, images), nats)
-    prior = fitted.get_layer("fitted")
-    assert isinstance(prior, FittedPrior) and fitted.name == "encoder"
-    z = prior.sample(300, seed=1)
+    sampler = fitted.get_layer("fitted")
+    assert isinstance(sampler, CodeSampler) and fitted.name == "encoder"
+    z = sampler.sample(300, seed=1)
     assert z.shape == (300, 16) and z.dtype == np.float32
-    np.testing.assert_array_equal(prior.sample(300, seed=1), z)
-    assert (prior.sample(300, seed=2) != z).any()
+    np.testing.assert_array_equal(sampler.sample(300, seed=1), z)
+    assert (sampler.sample(300, seed=2) != z).any()
     drawn = nice.build_decoder(fitted).predict(z, verbose=0)
     upper, lower = drawn[:, :2].mean(axis=(1, 2)) > 106, drawn[:, 2:].mean(axis=(1, 2)) > 106
     assert (upper != lower).mean() > 0.9  # one half is bright, never both
@@ -467,6 +468,38 @@ def test_codes_are_fitted_to_draw_from():
 
 
 # --- Training --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("floatx", ["float16", "bfloat16"])
+def test_a_floatx_too_coarse_for_losses_is_refused(floatx, keras_setting, digits, tmp_path, refuse):
+    keras_setting("floatx", floatx)
+    command = ["--data", digits, "--output", tmp_path / "output", *SMALL]
+    refuse(nice.main, command, f"floatx is {floatx}", f"mixed_{floatx}")
+    assert not (tmp_path / "output").exists()
+
+
+def test_the_test_images_are_measured_once_and_last(digits, tmp_path, monkeypatch):
+    events, own = [], nice.train
+    monkeypatch.setattr(nice, "train", lambda *args: (own(*args), events.append("trained"))[0])
+    monkeypatch.setattr(nice, "describe_likelihood", lambda *_: events.append("measured") or "")
+    assert train(digits, tmp_path, epochs=1) == 0
+    assert events == ["trained", "measured"]
+
+
+def test_fit_is_fed_batch_by_batch(monkeypatch, tmp_path):
+    """Given arrays, Keras would hold float copies of the whole set."""
+    fed = []
+    monkeypatch.setattr(
+        keras.Model, "fit", lambda self, x, **options: fed.append((x, options["validation_data"]))
+    )
+    monkeypatch.setattr(history.KeepRun, "finish", lambda self: None)
+    batches, encoder = everything(np.zeros((100, 4, 4), "uint8")), small_encoder((4, 4))
+    nice.train(encoder, batches, batches, small(), tmp_path)
+    ((x, validation),) = fed
+    assert validation is batches
+    batches.images = batches.images + np.uint8(7)  # what holds a copy still has zeros
+    (first,) = x[0] if x is batches else next(iter(x))
+    assert (np.asarray(first) == 7).all()
 
 
 def run(recipe, images, validation, output):
@@ -489,7 +522,7 @@ def test_a_run_leaves_what_it_promises(trained):
     assert settings["noise"] == 1 / 256 and settings["epochs"] == 3
     assert set(settings) == {"data", *(field.name for field in dataclasses.fields(nice.Recipe))}
     assert not [*trained.glob("partial-*"), *trained.glob("backup*")]
-    assert isinstance(nice.load_encoder(trained / "nice.keras").layers[-1], FittedPrior)
+    assert isinstance(nice.load_encoder(trained / "nice.keras").layers[-1], CodeSampler)
 
 
 def test_the_history_says_what_the_loss_is_worth(trained):
@@ -515,7 +548,7 @@ def test_the_best_model_is_kept(tmp_path):
     _, rows = run(recipe, images, validation, tmp_path)
     losses = [row["val_loss"] for row in rows]
     best = int(np.argmin(losses))
-    assert len(losses) == 5 and best < 4 and losses[4] > losses[best] + 1
+    assert len(losses) == 5 and 0 < best < 4 and losses[4] > losses[best] + 1
     assert validation_loss(tmp_path, validation) == pytest.approx(losses[best], abs=0.01)
 
 
@@ -719,10 +752,19 @@ def test_recipes_options_and_what_is_printed(digits, tmp_path, capsys):
     assert shlex.split(command) == ["sample.py", "--model", str(output / "nice.keras")]
 
 
+@pytest.mark.parametrize("folder", ["-run", "a b", "plain", "-a 'b"])
+def test_the_next_command_means_the_model(folder):
+    model = Path(folder) / "nice.keras"
+    words = shlex.split(command_line.model_option(model))
+    assert command_line.parse_picture(words, sample.PICTURES).model == model
+
+
 def test_windows_quotes_in_its_own_way(monkeypatch):
     monkeypatch.setattr(command_line, "os", types.SimpleNamespace(name="nt"))
     path = PureWindowsPath(r"a\nice.keras")
     assert command_line.model_option(path) == r" --model a\nice.keras"
+    path = PureWindowsPath(r"-runs\nice.keras")
+    assert command_line.model_option(path) == r" --model=-runs\nice.keras"
     path = PureWindowsPath(r"my runs\nice.keras")
     assert command_line.model_option(path) == r' --model "my runs\nice.keras"'
 
@@ -734,12 +776,13 @@ def test_evaluate(trained, digits, tmp_path, capsys, refuse):
     _, x_test, _ = data.load_images(digits)
     encoder = nice.load_encoder(trained / "nice.keras")
     line = nice.describe_likelihood(encoder, x_test)
-    assert capsys.readouterr().out == line + "\n" and line.endswith(" bits/dim")
+    printed = f"{backends.describe_device()}\n{line}\n"
+    assert capsys.readouterr().out == printed and line.endswith(" bits/dim")
     assert {path: path.read_bytes() for path in trained.glob("*.*")} == before
     np.savez(tmp_path / "test.npz", x_test=x_test)  # which is all that it needs
     only = ["--evaluate", "--data", str(tmp_path / "test.npz"), "--output", str(trained)]
     assert nice.main(only) == 0
-    assert capsys.readouterr().out == line + "\n"
+    assert capsys.readouterr().out == printed
     refuse(nice.main, ["--evaluate", "--output", tmp_path], "nice.keras: no such model")
     np.savez(tmp_path / "a.npz", x_train=np.zeros((2, 4, 4)), x_test=np.zeros((2, 4, 4)))
     other = ["--data", tmp_path / "a.npz", "--output", trained]
@@ -801,13 +844,13 @@ def test_a_run_that_falls_apart_says_so(last, words, capsys):
     assert captured.out == "best validation loss -100.00, epoch 2 of 3\n"
 
 
-def test_main_in_a_thread(digits, tmp_path, passed_to_train):
+def test_main_in_a_thread(digits, tmp_path):
     """Signals belong to the main thread; training does not."""
     status = []
-    thread = threading.Thread(target=lambda: status.append(train(digits, tmp_path)))
+    thread = threading.Thread(target=lambda: status.append(train(digits, tmp_path, epochs=1)))
     thread.start()
     thread.join()
-    assert status == [0] and len(passed_to_train) == 1
+    assert status == [0] and len(history.read_history(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -956,14 +999,26 @@ def test_files_are_replaced_whole_and_flushed_first(tmp_path, monkeypatch):
 # --- Model files -----------------------------------------------------------------------------
 
 
+def test_a_backend_that_does_not_start_is_no_fault_of_the_model(trained, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no CUDA driver")
+
+    monkeypatch.setattr(keras.ops, "zeros", fail)
+    monkeypatch.setattr(keras.saving, "load_model", fail)
+    with pytest.raises(RuntimeError, match="no CUDA driver"):
+        nice.load_encoder(trained / "nice.keras")
+
+
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_another_program_loads_a_model_with_one_line(backend, trained, tmp_path):
-    """With Keras and `import layers` alone, on every backend, and gets the same codes."""
+    """As the README has it, on every backend, and gets the same codes."""
     if not PathFinder.find_spec(backend):
         pytest.skip(f"{backend} is not installed")
-    text = """
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"`(import keras, layers; .*load_model\(.*\))`", readme)
+    text = f"""
 import sys, numpy as np
-import keras, layers; encoder = keras.saving.load_model(sys.argv[1])
+{line.replace("; ", "; encoder = ").replace('"output/nice.keras"', "sys.argv[1]")}
 images = np.load(sys.argv[2])
 np.save(sys.argv[3], keras.ops.convert_to_numpy(encoder(images)))
 """
@@ -1108,6 +1163,52 @@ assert startup.loud() == ""
 """
     there = program(text)
     assert (there.returncode, there.stderr) == (0, "from Python\nfrom C++\n")
+
+
+def test_the_backend_is_found_where_keras_looks(tmp_path, monkeypatch):
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    for text, name in (('{"backend": "jax"}', "jax"), ("{}", "tensorflow"), ("[]", "tensorflow")):
+        (tmp_path / "keras.json").write_text(text)
+        assert startup.backend() == name
+
+    def nobody():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nobody)
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    assert startup.backend() == "torch"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="of a shell's 2>&-")
+def test_a_program_without_stderr_keeps_off_its_descriptor():
+    """Or the file that holds back what C++ says would itself be descriptor 2."""
+    text = "from support import startup; startup.quiet(); print(startup.chatter)"
+    command = ["sh", "-c", 'exec "$0" "$@" 2>&-', sys.executable, "-c", text]
+    there = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert (there.returncode, there.stdout) == (0, "None\n")
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        ("raise RuntimeError('no backend')", "RuntimeError: no backend"),
+        ("os.abort()", "Fatal Python error: Aborted"),
+    ],
+)
+def test_a_backend_that_does_not_start_is_heard(failure, words):
+    """What it wrote comes before Python's own report; if it aborts, that report is left."""
+    text = f"""
+import os
+from support import startup
+startup.quiet()
+os.write(2, b"E0000 cuda.cc:9] the driver is too old\\n")
+{failure}
+"""
+    there = program(text)
+    assert there.returncode != 0 and words in there.stderr
+    if "raise" in failure:
+        assert there.stderr.startswith("E0000 cuda.cc:9] the driver is too old\nTraceback")
 
 
 def test_a_program_leaves_gpu_memory_to_others():

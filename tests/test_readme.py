@@ -89,6 +89,11 @@ def test_every_recipe_is_explained():
     assert all(f"| `{name}`" in text for name in nice.RECIPES)
 
 
+def test_the_standard_error_is_explained():
+    assert "standard error of the mean over the images" in ENGLISH.read_text(encoding="utf-8")
+    assert "标准误" in CHINESE.read_text(encoding="utf-8")
+
+
 def test_this_python_is_one_of_those_named():
     text = ENGLISH.read_text(encoding="utf-8")
     (named,) = re.findall(r"It needs Python ([\d., or\n]+),", text)

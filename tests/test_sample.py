@@ -17,6 +17,7 @@ import nice
 import sample
 from layers import LogisticPrior
 from support import backends, command_line, data, pictures
+from support.batches import Batches
 from support.pictures import Sheet
 
 
@@ -287,6 +288,17 @@ def test_stages_lead_from_codes_to_images_and_back(encoder, test_set):
     np.testing.assert_allclose(sheet.images[3:, -1], images, atol=1e-2)
 
 
+def test_stages_show_a_learned_priors_codes_around_mid_grey(test_set):
+    """Its means are not 0: they are pixels, and most of these are black."""
+    encoder = untrained((28, 28), prior="mixture")
+    nice.scale_from_data(encoder, Batches(test_set[0], np.arange(200), 200))
+    codes = sample.stages(encoder, test_set[0], rows=30, codes="prior").images[:, 0]
+    prior = encoder.get_layer("prior")
+    assert abs(prior.mean / prior.deviation).max() > 2
+    for block in (codes[:30], codes[30:]):
+        assert block.mean() == pytest.approx(128, abs=4)
+
+
 def test_annealing_warms_the_same_codes(encoder, test_set, capsys):
     x_test, _ = test_set
     x_train = x_test[::-1][:150]
@@ -552,7 +564,7 @@ def test_each_step_of_inpainting_sees_noise_of_its_own(encoder, test_set, monkey
 
 
 def test_inpaintings_picture(encoder, test_set, capsys):
-    sheet = sample.inpaint(encoder, test_set[0], rows=2, images=4, steps=3, seed=1)
+    sheet = sample.inpaint(encoder, test_set[0], rows=2, count=4, steps=3, seed=1)
     assert sheet.images.shape == (2, 18, 28, 28)
     masks = sample.masks((28, 28), seed=1)
     assert sheet.columns == list(masks)
@@ -764,7 +776,7 @@ def test_each_sheet_from_the_command_line(
     output = tmp_path / "a.png"
     options = ["--model", trained / "nice.keras", "--output", output, "--rows", 2]
     options += ["--data", digits] if name != "samples" else []
-    options += ["--images", 2, "--steps", 3] if name == "inpaint" else []
+    options += ["--count", 2, "--steps", 3] if name == "inpaint" else []
     run(name, *options)
     image = imageio.imread(output)
     left = 4 if label is None else 12 + 8 * len(label) if label else 0
@@ -791,7 +803,7 @@ def test_pictures_of_colour_images(tmp_path):
     """Of a model that was saved without its fitted density."""
     encoder, x_test = untrained((6, 4, 3)), random_images(12, 6, 4, 3)
     inputs = {"encoder": encoder, "x_test": x_test, "x_train": x_test, "y_test": np.arange(12)}
-    small = {"rows": 2, "columns": 3, "images": 2, "steps": 2, "dimensions": 2}
+    small = {"rows": 2, "columns": 3, "count": 2, "steps": 2, "dimensions": 2}
     for name, function in sample.PICTURES.items():
         needs, options = command_line.parameters(function)
         if "encoder" in needs:
@@ -885,7 +897,9 @@ def test_the_program_says_no_more_than_it_must(trained, tmp_path):
     command = [sys.executable, sample.__file__, "--model", "my model/nice.keras"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.strip() == str(Path("my model") / "samples.png")
+    device, picture = done.stdout.splitlines()
+    assert device.startswith(f"{keras.backend.backend()} on ")
+    assert picture == str(Path("my model") / "samples.png")
     assert imageio.imread(model.with_name("samples.png")).shape == (840, 840)
     command[-1] = "\udcff.keras"  # no text, but a file's name it may be
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
