@@ -169,6 +169,15 @@ class AdditiveCoupling(FlowLayer):
         self.m = keras.Sequential([*hidden, last])
         self.m.build((None, half))
 
+    def _halves(self, x):
+        return x[:, 0::2], x[:, 1::2]
+
+    def _interleave(self, x1, x2):
+        return ops.reshape(ops.stack([x1, x2], axis=2), (-1, 2 * x1.shape[1]))
+
+    def _shift(self, x1):
+        return ops.cast(self.m(x1), "float32")
+
     def call(self, x):
         x1, x2 = self._halves(ops.flip(x, axis=-1))
         return self._interleave(x1, x2 - self._shift(x1))
@@ -176,15 +185,6 @@ class AdditiveCoupling(FlowLayer):
     def inverse(self, h):
         h1, h2 = self._halves(h)
         return ops.flip(self._interleave(h1, h2 + self._shift(h1)), axis=-1)
-
-    def _shift(self, x1):
-        return ops.cast(self.m(x1), "float32")
-
-    def _halves(self, x):
-        return x[:, 0::2], x[:, 1::2]
-
-    def _interleave(self, x1, x2):
-        return ops.reshape(ops.stack([x1, x2], axis=2), (-1, 2 * x1.shape[1]))
 
     def get_config(self):
         return {
@@ -400,7 +400,7 @@ class MixturePrior(Prior):
     Args:
         components: K.
         groups: number of groups.
-        noise: n, the width of a grey level, in the units of z.
+        noise: n, the width of a grey level, in the units of z, whatever noise the images get.
         speed: how much faster w, p and b learn than the means, which Adam must move by less than
             a grey level a step.
 
@@ -418,15 +418,12 @@ class MixturePrior(Prior):
 
     def build(self, input_shape):
         super().build(input_shape)
-        each = (self.components, self.dimensions)
-        shapes = {
-            "means": each,
-            "log_widths_over_speed": each,
-            "logits_over_speed": (self.groups, *each),
-            "group_logits_over_speed": (self.groups,),
-        }
-        for name, shape in shapes.items():
-            setattr(self, name, self.add_weight(name=name, shape=shape, initializer="zeros"))
+        weight = functools.partial(self.add_weight, initializer="zeros")
+        each = self.components, self.dimensions
+        self.means = weight(each, name="means")
+        self.log_widths_over_speed = weight(each, name="log_widths_over_speed")
+        self.logits_over_speed = weight((self.groups, *each), name="logits_over_speed")
+        self.group_logits_over_speed = weight((self.groups,), name="group_logits_over_speed")
 
     @property
     def widths(self):
@@ -437,6 +434,14 @@ class MixturePrior(Prior):
         """w of the logistics in each group (G, K, D), and log p of the groups (G,)."""
         w = ops.softmax(self.speed * self.logits_over_speed, axis=1)
         return w, ops.log_softmax(self.speed * self.group_logits_over_speed)
+
+    def _log_logistics(self, z):
+        """log f of each logistic, in each dimension: (batch, K, D)."""
+        centred = (ops.expand_dims(z, axis=1) - self.means) / self.widths
+        half = self.noise / 2 / self.widths
+        # F(c + h) - F(c - h) = (1 - exp(-2h)) F(h + c) F(h - c): never 1 taken from nearly 1
+        logs = ops.log(-ops.expm1(-2 * half)) - math.log(self.noise)
+        return logs - ops.softplus(-centred - half) - ops.softplus(centred - half)
 
     def adapt(self, h, borrowed=20):
         """Start where the rows of h are: half of the logistics narrow, at quantiles, half wide.
@@ -463,14 +468,6 @@ class MixturePrior(Prior):
         self.logits_over_speed.assign(np.log(explained) / self.speed)
         self.group_logits_over_speed.assign(np.log(member.sum(axis=0) + 1) / self.speed)
         return np.zeros(h.shape[1], "float32")  # the rows are codes as they are
-
-    def _log_logistics(self, z):
-        """log f of each logistic, in each dimension: (batch, K, D)."""
-        centred = (ops.expand_dims(z, axis=1) - self.means) / self.widths
-        half = self.noise / 2 / self.widths
-        # F(c + h) - F(c - h) = (1 - exp(-2h)) F(h + c) F(h - c): never 1 taken from nearly 1
-        logs = ops.log(-ops.expm1(-2 * half)) - math.log(self.noise)
-        return logs - ops.softplus(-centred - half) - ops.softplus(centred - half)
 
     def log_prob(self, z):
         w, log_p = self.shares
@@ -543,50 +540,47 @@ class CodeSampler(keras.Layer):
         self.directions = directions
 
     def build(self, input_shape):
-        dimensions = input_shape[-1]
-        shapes = {
-            "sigma": (dimensions,),
-            "axes": (dimensions, self.directions),
-            "shares": (self.components,),
-            "means": (self.components, dimensions),
-            "roots": (self.components, self.directions, self.directions),  # of the covariances
-        }
-        for name, shape in shapes.items():
-            weight = self.add_weight(name=name, shape=shape, initializer="zeros", trainable=False)
-            setattr(self, name, weight)
+        weight = functools.partial(self.add_weight, initializer="zeros", trainable=False)
+        k, directions, dimensions = self.components, self.directions, input_shape[-1]
+        self.sigma = weight((dimensions,), name="sigma")
+        self.basis = weight((dimensions, directions), name="basis")
+        self.shares = weight((k,), name="shares")
+        self.means = weight((k, dimensions), name="means")
+        self.roots = weight((k, directions, directions), name="roots")  # of the covariances
 
     def call(self, z):
         return z
 
-    def fit(self, codes, sigma, many=40000, few=10000):
-        """Fit to h = z * sigma, codes of training images.
+    def fit(self, parts, sigma, many=40000, few=10000):
+        """Fit to h = z * sigma, where z are codes of training images.
 
         Args:
-            codes: a function from a number to as many rows of h, or all there are, in parts: at
-                once they would take more memory than the images.
+            parts: a function from a number to as many rows of h, or all there are, some at a
+                time: at once they would take more memory than the images.
             sigma: the scaling's, shape (D,).
         """
-        axes = mixture.principal_directions(codes(few), self.directions)
+        basis = mixture.principal_directions(parts(few), self.directions)
         y, rows = np.empty((many, self.directions), "float16"), 0  # all there is in memory at once
-        for h in codes(many):
-            y[rows : rows + len(h)] = h @ axes
+        for h in parts(many):
+            y[rows : rows + len(h)] = h @ basis
             rows += len(h)
-        shares, along_axes, covariances, belonging = mixture.fit_mixture(y[:rows], self.components)
-        means = mixture.weighted_means((h, belonging(h @ axes)) for h in codes(few))
-        means += (along_axes - means @ axes) @ axes.T  # along the axes, those of many codes
-        roots = np.linalg.cholesky(covariances)
-        fitted = {"sigma": sigma, "axes": axes, "shares": shares, "means": means, "roots": roots}
-        for name, value in fitted.items():
-            getattr(self, name).assign(value)
+        shares, along_basis, covariances, belonging = mixture.fit_mixture(y[:rows], self.components)
+        means = mixture.weighted_means((h, belonging(h @ basis)) for h in parts(few))
+        means += (along_basis - means @ basis) @ basis.T  # along the basis, those of many codes
+        self.sigma.assign(sigma)
+        self.basis.assign(basis)
+        self.shares.assign(shares)
+        self.means.assign(means)
+        self.roots.assign(np.linalg.cholesky(covariances))
 
     def sample(self, count, temperature=1.0, seed=0):
         """Draw (count, D) codes; the temperature narrows each Gaussian about its own mean."""
-        weights = (self.sigma, self.axes, self.shares, self.means, self.roots)
-        sigma, axes, shares, means, roots = map(ops.convert_to_numpy, weights)
+        weights = (self.sigma, self.basis, self.shares, self.means, self.roots)
+        sigma, basis, shares, means, roots = map(ops.convert_to_numpy, weights)
         rng, shares = np.random.default_rng(seed), shares.astype("float64")
         chosen = rng.choice(self.components, count, p=shares / shares.sum())
         g = rng.normal(size=(count, self.directions))
-        spread = np.einsum("nij,nj->ni", roots[chosen], temperature * g) @ axes.T
+        spread = np.einsum("nij,nj->ni", roots[chosen], temperature * g) @ basis.T
         return ((means[chosen] + spread) / sigma).astype("float32")
 
     def get_config(self):

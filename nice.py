@@ -250,7 +250,7 @@ def split(count, recipe):
     return np.arange(count - held), np.arange(count - held, count)
 
 
-def scale_from_data(encoder, batches, count=10000):
+def start_from_data(encoder, batches, count=10000):
     """Start s where it makes the untrained flow's codes likeliest; or a mixture, where they are.
 
     Most pixels hardly vary, so their s has far to go, and Adam moves log s by one learning rate
@@ -272,14 +272,14 @@ def fit_codes(encoder, batches):
     chosen = np.random.default_rng(0).permutation(np.sort(batches.rows))
     some = Batches(batches.images, chosen, size, encoder.get_layer("noise"))
 
-    def codes(count):
+    def parts(count):
         for index in range(min(len(some), count // size)):
             yield encoder.predict_on_batch(*some[index]) * sigma
 
     components = max(1, min(100, len(chosen) // 50))
     fitted = CodeSampler(components, min(120, len(sigma)), name="fitted")
     output = fitted(encoder.get_layer("prior").output)  # in place of an earlier one, if any
-    fitted.fit(codes, sigma)
+    fitted.fit(parts, sigma)
     return keras.Model(encoder.input, output, name="encoder")
 
 
@@ -287,9 +287,9 @@ def make_optimizer(recipe, steps):
     """Adam with the recipe's learning rate over a training of so many steps."""
     rate, falling = recipe.learning_rate, round(recipe.decay * steps)
     if falling:  # what Keras calls a warm-up stands for a constant rate, too
-        first = 0.0 if recipe.warmup else rate
+        start = 0.0 if recipe.warmup else rate
         rate = keras.optimizers.schedules.CosineDecay(
-            first, falling, warmup_target=rate, warmup_steps=steps - falling
+            start, falling, warmup_target=rate, warmup_steps=steps - falling
         )
     adam = keras.optimizers.Adam(rate, weight_decay=recipe.weight_decay or None)
     adam.exclude_from_weight_decay(var_names=["bias", "log_", "logits", "means"])
@@ -382,7 +382,7 @@ def main(argv):
             f"{backends.describe_device()}"
         )
         if recipe.scale_from_data or encoder.get_layer("prior").learns_widths:
-            scale_from_data(encoder, batches)
+            start_from_data(encoder, batches)
         rows = train(encoder, batches, validation, recipe, args.output)
 
     status = history.report(rows, "validation" if len(held) else "test")

@@ -35,14 +35,14 @@ def decode(encoder, z):
     return images.reshape(*z.shape[:2], *encoder.input_shape[1:])
 
 
-def sampler(encoder, codes):
+def sampler(encoder, source):
     """The layer that draws codes: the "fitted" density, if the model has it yet, or the "prior"."""
-    if codes not in ("fitted", "prior"):
-        raise ValueError(f"--codes must be fitted or prior, not {codes}")
+    if source not in ("fitted", "prior"):
+        raise ValueError(f"--source must be fitted or prior, not {source}")
     names = [layer.name for layer in encoder.layers]
-    if codes not in names:
+    if source not in names:
         print("no density was fitted to this model's codes (training does, at its end): prior")
-    return encoder.get_layer(codes if codes in names else "prior")
+    return encoder.get_layer(source if source in names else "prior")
 
 
 def flow_steps(encoder):
@@ -80,14 +80,14 @@ def widths(encoder):
 # --- The pictures ----------------------------------------------------------------------------
 
 
-def samples(encoder, *, rows=15, columns=15, temperature=0.8, codes="fitted", seed=0):
+def samples(encoder, *, rows=15, columns=15, temperature=0.8, source="fitted", seed=0):
     """new images: random codes, decoded (the default picture)
 
-    Codes come from the density fitted to those of training images, or with `codes="prior"`
+    Codes come from the density fitted to those of training images, or with `source="prior"`
     from the prior, as in the article. The article chose the temperature by eye: below 1 digits
     are cleaner and less varied. At 0 a Gaussian prior draws its mode.
     """
-    z = sampler(encoder, codes).sample(rows * columns, temperature, seed)
+    z = sampler(encoder, source).sample(rows * columns, temperature, seed)
     return Sheet(decode(encoder, z.reshape(rows, columns, -1)))
 
 
@@ -108,7 +108,7 @@ def interpolate(encoder, x_test, y_test, *, rows=5, columns=10, seed=0):
     circles = (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
     circles *= (1 - t) * lengths[0] + t * lengths[1]
     images = decode(encoder, np.concatenate([lines, circles]))
-    return Sheet(images, rows=["line"] * rows + ["circle"] * rows)
+    return Sheet(images, row_labels=["line"] * rows + ["circle"] * rows)
 
 
 def traverse(encoder, x_test, *, rows=2, columns=9, dimensions=2, seed=0):
@@ -124,10 +124,10 @@ def traverse(encoder, x_test, *, rows=2, columns=9, dimensions=2, seed=0):
     order = np.argsort(-width)
     labels, moves = [], []
     if "fitted" in [layer.name for layer in encoder.layers]:
-        axes = ops.convert_to_numpy(encoder.get_layer("fitted").axes).T[:dimensions]
-        spread = np.std(encode(encoder, x_test) * sigma @ axes.T, axis=0)
-        moves += list(spread[:, None] * axes / sigma)
-        labels += [f"direction {n + 1}" for n in range(len(axes))]
+        basis = ops.convert_to_numpy(encoder.get_layer("fitted").basis)[:, :dimensions]
+        spread = np.std(encode(encoder, x_test) * sigma @ basis, axis=0)
+        moves += list((spread * basis).T / sigma)
+        labels += [f"direction {n + 1}" for n in range(len(spread))]
     for dimension in (*order[:dimensions], *order[-dimensions:]):
         moves.append(prior.deviation * np.eye(len(sigma))[dimension])
         labels.append(f"sigma {width[dimension]:.3f}")
@@ -137,7 +137,7 @@ def traverse(encoder, x_test, *, rows=2, columns=9, dimensions=2, seed=0):
     z = encode(encoder, images)[:, None, None] + along
     z = z.reshape(-1, *z.shape[2:]).astype("float32")
     above = [f"{amount:+.1f}" for amount in amounts]
-    return Sheet(decode(encoder, z), rows=labels * rows, columns=above)
+    return Sheet(decode(encoder, z), row_labels=labels * rows, column_labels=above)
 
 
 def spectrum(encoder):
@@ -160,14 +160,14 @@ def spectrum(encoder):
     return pictures.plot(draw)
 
 
-def stages(encoder, x_test, *, rows=4, temperature=0.8, codes="fitted", seed=0):
+def stages(encoder, x_test, *, rows=4, temperature=0.8, source="fitted", seed=0):
     """every step of the flow: random codes becoming images, then images becoming codes
 
     A code is drawn around mid grey, the prior's mean, everything else as an image; after every
     coupling the dimensions are reversed, which turns the picture upside down.
     """
     steps, images = flow_steps(encoder), choose(x_test, rows, seed)
-    drawn = sampler(encoder, codes).sample(rows, temperature, seed)
+    drawn = sampler(encoder, source).sample(rows, temperature, seed)
     levels, prior = encoder.get_layer("grey_levels").levels, encoder.get_layer("prior")
 
     def walk(h, layers):
@@ -188,8 +188,8 @@ def stages(encoder, x_test, *, rows=4, temperature=0.8, codes="fitted", seed=0):
     shown = np.concatenate([shown[0], shown[1]])
     return Sheet(
         shown.reshape(*shown.shape[:2], *encoder.input_shape[1:]),
-        rows=["random code"] * rows + ["test image"] * rows,
-        columns=columns,
+        row_labels=["random code"] * rows + ["test image"] * rows,
+        column_labels=columns,
         zoom=3,  # wide enough for the labels
     )
 
@@ -229,10 +229,10 @@ def codes(encoder, x_test, *, dimensions=8):
     return pictures.plot(draw, width=9, height=4.5, rows=2, columns=(dimensions + 1) // 2)
 
 
-def anneal(encoder, x_train, x_test, *, rows=12, columns=8, codes="fitted", seed=0):
+def anneal(encoder, x_train, x_test, *, rows=12, columns=8, source="fitted", seed=0):
     """the same codes at rising temperatures, 0.5 to 1.2"""
     prior, noise = encoder.get_layer("prior"), encoder.get_layer("noise")
-    kinds = {"random codes": prior.sample(10000, 1.0, seed)}
+    kinds = {"the prior's": prior.sample(10000, 1.0, seed)}
     for name, x in (("training images", x_train), ("test images", x_test)):
         some = np.random.default_rng(seed).permutation(len(x))[:10000]
         batches = Batches(x, some, 1000, noise, seed)
@@ -243,10 +243,10 @@ def anneal(encoder, x_train, x_test, *, rows=12, columns=8, codes="fitted", seed
         length = np.median(np.sqrt(np.mean(z**2, axis=1)))
         print(f"{name:16}{np.median(z.std(axis=0)):24.2f}{length:30.2f}")
     temperatures = np.linspace(0.5, 1.2, columns)
-    drawn = sampler(encoder, codes)
+    drawn = sampler(encoder, source)
     z = [drawn.sample(rows, temperature, seed) for temperature in temperatures]
     images = decode(encoder, np.stack(z, axis=1))
-    return Sheet(images, columns=[f"{temperature:.2f}" for temperature in temperatures])
+    return Sheet(images, column_labels=[f"{temperature:.2f}" for temperature in temperatures])
 
 
 def masks(image_shape, seed=0):
@@ -311,7 +311,7 @@ def inpaint(encoder, x_test, *, rows=4, count=24, steps=300, seed=0):
         print(f"{name:14}{nats[0]:10.0f}{nats[1]:10.0f}{nats[2]:12.0f}")
         sheet += [block[:rows] for block in blocks]
         columns.append(name)
-    return Sheet(np.stack(sheet, axis=1), columns=columns)
+    return Sheet(np.stack(sheet, axis=1), column_labels=columns)
 
 
 def reconstruct(encoder, x_test, *, rows=5, seed=0):
@@ -321,7 +321,7 @@ def reconstruct(encoder, x_test, *, rows=5, seed=0):
     difference = abs(decoded - images)
     print(f"largest error: {difference.max() / 255:.1e} (white is 1)")
     columns = ["image", "decoded", "x 1e4"]
-    return Sheet(np.stack([images, decoded, 1e4 * difference], axis=1), columns=columns)
+    return Sheet(np.stack([images, decoded, 1e4 * difference], axis=1), column_labels=columns)
 
 
 def likelihood(encoder, x_test, *, seed=0):
@@ -361,7 +361,7 @@ def extremes(encoder, x_test, *, rows=2, columns=15):
     order = np.argsort(-nice.log_likelihood(encoder, x_test, encoder.get_layer("noise")))
     images = x_test[np.concatenate([order[:count], order[-count:]])]
     images = images.reshape(2 * rows, columns, *x_test.shape[1:])
-    return Sheet(images, rows=["likeliest"] * rows + ["least likely"] * rows)
+    return Sheet(images, row_labels=["likeliest"] * rows + ["least likely"] * rows)
 
 
 def plane(*, couplings=6, epochs=30, seed=0):

@@ -76,7 +76,7 @@ def draw_nearest(path, images, training):
     """Draw each image above the training image nearest to it."""
     images = pictures.to_pixels(images)
     both = np.stack([images, training[nearest(images, training)[1]]])
-    pictures.write_png(path, pictures.Sheet(both, rows=["drawn", "nearest"]).picture())
+    pictures.write_png(path, pictures.Sheet(both, row_labels=["drawn", "nearest"]).picture())
 
 
 class Judge:

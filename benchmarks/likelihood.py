@@ -54,7 +54,7 @@ def with_mixture(encoder, images, prior, epochs):
     for layer in model.layers:
         layer.trainable = layer is prior
     batches = Batches(images, np.arange(len(images)), 200)
-    nice.scale_from_data(model, batches)
+    nice.start_from_data(model, batches)
     rate = keras.optimizers.schedules.CosineDecay(1e-3, epochs * len(batches))
     model.compile(keras.optimizers.Adam(rate))
     losses = model.fit(batches.feed(), epochs=epochs, verbose=0).history["loss"]

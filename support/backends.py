@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from support import startup
+from support import chatter
 
 
 def describe_device():
@@ -21,7 +21,7 @@ def describe_device():
             device = device.device_kind if device.platform != "cpu" else "CPU"
         case _:
             device = str(x.device)
-    said = startup.loud()
+    said = chatter.about_gpu()
     return f"{name} on {device}" + (f" ({said})" if said and "cpu" in device.lower() else "")
 
 

@@ -15,27 +15,29 @@ class Sheet:
 
     Args:
         images: array of shape (rows, columns, *image_shape), in grey levels.
-        rows, columns: labels; these share the sheet's height and width evenly.
+        row_labels, column_labels: these share the sheet's height and width evenly.
         zoom: how many pixels wide a pixel is drawn.
     """
 
     images: np.ndarray
-    rows: list = ()
-    columns: list = ()
+    row_labels: list = ()
+    column_labels: list = ()
     zoom: int = 2
 
     def picture(self):
         """One uint8 picture of all images."""
-        return self.draw(self.images, self.columns)
+        return self.draw(self.images, self.column_labels)
 
     def frames(self):
         """The columns as an animation, there and back."""
         frames = [self.draw(column[:, None], ()) for column in self.images.swapaxes(0, 1)]
         return frames + frames[-2:0:-1]
 
-    def draw(self, images, columns):
+    def draw(self, images, column_labels):
         picture = grid(np.concatenate(images), *images.shape[:2], self.zoom)
-        return labelled(picture, self.rows, columns) if len(self.rows) or columns else picture
+        if not self.row_labels and not column_labels:
+            return picture
+        return labelled(picture, self.row_labels, column_labels)
 
 
 def write_png(path, picture):

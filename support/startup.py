@@ -5,31 +5,22 @@ nice, layers or sample changes nothing in your process.
 """
 
 import ctypes
-import faulthandler
 import functools
 import json
 import os
-import re
 import signal
 import sys
-import tempfile
 from pathlib import Path
+
+from support import chatter
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("nice.py", "sample.py", "benchmarks/digits.py", "benchmarks/likelihood.py")
 PROGRAMS = [ROOT / name for name in NAMES]
-chatter = None  # what the backend has written to stderr since `quiet`
 
 
 def quiet():
-    """Hold back what C++ libraries write to stderr (Python's own messages still go there).
-
-    TensorFlow greets on stderr, whatever its log level, at its import and at its first
-    operation. Among the greetings may be why it found no GPU, which `loud` returns, or why the
-    backend does not start: then all of it is shown. Also asks the backends to take GPU memory as
-    they need it, not all of it.
-    """
-    global chatter
+    """Have the backends start without greetings, and take GPU memory only as they need it."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # until training, Ctrl-C simply ends us
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # TensorFlow: no news, only warnings
@@ -40,36 +31,7 @@ def quiet():
         sys.modules.setdefault("tensorflow", None)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character
-    if sys.stderr is None:  # closed, by the shell's 2>&- or on Windows by pythonw
-        return
-    chatter = tempfile.TemporaryFile(mode="w+", errors="replace")
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
-    os.dup2(chatter.fileno(), 2)
-    sys.excepthook = fail
-    faulthandler.enable(sys.stderr)  # a backend that aborts takes its words with it: say where
-
-
-def heard():
-    """Give the C++ libraries their stderr back; return what they have said since `quiet`."""
-    global chatter
-    if chatter is None:
-        return ""
-    os.dup2(sys.stderr.fileno(), 2)
-    chatter.seek(0)
-    text, chatter = chatter.read(), None
-    return text
-
-
-def loud():
-    """Give the C++ libraries their stderr back; return what they said about a GPU, or ""."""
-    said = [line for line in heard().splitlines() if re.search("gpu|cuda|rocm", line, re.I)]
-    return said[-1].split("] ")[-1] if said else ""
-
-
-def fail(*error):
-    """Report an exception that nobody expected, and before it what was held back."""
-    sys.stderr.write(heard())
-    sys.__excepthook__(*error)
+    chatter.hold_back()
 
 
 def backend():

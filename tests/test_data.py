@@ -268,7 +268,7 @@ def test_the_start_of_the_scaling_copies_only_what_it_looks_at():
     encoder = nice.build_encoder((28, 28), nice.Recipe(1, 1, 8))
     images = np.random.default_rng(0).integers(0, 256, (20000, 28, 28), dtype="uint8")
     batches = Batches(images, np.arange(20000), 100)
-    assert peak(lambda: nice.scale_from_data(encoder, batches, count=500)) < images.nbytes
+    assert peak(lambda: nice.start_from_data(encoder, batches, count=500)) < images.nbytes
 
 
 def test_a_fingerprint_copies_little_and_sees_what_the_bytes_say():

@@ -185,7 +185,7 @@ GOOD = {
     nice: ["--epochs 2", "--seed=0", "--noise 0.5", "--prior logistic", "--fresh", "--noise=0"]
     + ["--recipe paper", "--recipe=article", "--learning-rate 1e-400", "--batch-size 7"],
     sample: ["--rows 2", "--columns=3", "--seed 0", "--temperature 0", "--temperature=1e-400"]
-    + ["--codes prior", "--codes=fitted", "samples"],
+    + ["--source prior", "--source=fitted", "samples"],
 }
 BAD = {
     nice: ["--epochs 0", "--seed=-1", "--noise nan", "--prior é", "--recipe", "--noise=-1e-9"]
@@ -230,7 +230,7 @@ def test_strange_command_lines(program, outcome, trained, tmp_path):
     words = [*words.split(), "nan", "", "inf", "é", "☃.gif", "inpaint", "x" * 5000, "a\nb", "\0"]
     words += [str(trained / "nice.keras"), str(tmp_path), "--data=", "1e-400", "0x10", "%s", "{}"]
     words += ["--output=" + "x" * 300 + ".png", "--output=output/nice.keras/a.png"]
-    words += ["-h", "--help", "anneal", "--output=a.png", "--codes", "prior", "--steps=2", "%"]
+    words += ["-h", "--help", "anneal", "--output=a.png", "--source", "prior", "--steps=2", "%"]
     rng = np.random.default_rng(1)
     seen = []
     for _ in range(4 * COUNT):

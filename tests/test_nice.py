@@ -29,7 +29,7 @@ from conftest import SMALL, jacobian, randomise, train
 import nice
 import sample
 from layers import CodeSampler, FlowLayer, UniformNoise
-from support import backends, command_line, data, history, runs, startup
+from support import backends, chatter, command_line, data, history, runs, startup
 from support.batches import Batches
 
 ROOT = Path(nice.__file__).parent
@@ -339,7 +339,7 @@ def passed_to_train(monkeypatch):
 def test_held_back_training_images_choose_the_epoch_under_their_noise(
     recipe, digits, tmp_path, passed_to_train, monkeypatch
 ):
-    monkeypatch.setattr(nice, "scale_from_data", lambda *_: None)
+    monkeypatch.setattr(nice, "start_from_data", lambda *_: None)
     monkeypatch.setattr(nice, "describe_likelihood", lambda *_: "")
     assert train(digits, tmp_path, "--recipe", recipe) == 0
     ((encoder, batches, validation, _),) = passed_to_train
@@ -396,7 +396,7 @@ def coded(encoder, images):
 def test_no_rescaling_of_a_dimension_beats_the_scale_from_data(prior, speed):
     encoder = small_encoder((8, 8), prior=prior, scale_speed=speed)
     images = grey(500, 8, 8) * np.linspace(0.1, 1, 8, dtype="float32")
-    nice.scale_from_data(encoder, everything(images))
+    nice.start_from_data(encoder, everything(images))
     h, s = coded(encoder, images), 1 / encoder.get_layer("scaling").sigma.astype("float64")
     assert (abs(h.mean(axis=0)) > h.std(axis=0)).any()  # the deviation would not do
 
@@ -412,11 +412,11 @@ def test_no_rescaling_of_a_dimension_beats_the_scale_from_data(prior, speed):
 def test_scale_from_data_counts_the_noise_and_bounds_what_never_varies():
     images = np.zeros((200, 4, 4), "uint8")
     encoder = small_encoder((4, 4), noise=1 / 256, output_activation="linear", output_gain=1e-6)
-    nice.scale_from_data(encoder, everything(images))
+    nice.start_from_data(encoder, everything(images))
     # The root mean square of u / 256, u ~ U[0, 1).
     np.testing.assert_allclose(encoder.get_layer("scaling").sigma, 1 / 256 / 3**0.5, rtol=0.1)
     encoder = small_encoder((4, 4))
-    nice.scale_from_data(encoder, everything(images))
+    nice.start_from_data(encoder, everything(images))
     np.testing.assert_allclose(encoder.get_layer("scaling").sigma, 1e-3, rtol=1e-4)
 
 
@@ -426,7 +426,7 @@ def test_scale_from_data_takes_rows_from_all_over_the_file():
     images[:200] /= 50
     encoder = small_encoder((4, 4), output_activation="linear", output_gain=1e-6)
     batches = everything(images)
-    nice.scale_from_data(encoder, batches, count=200)
+    nice.start_from_data(encoder, batches, count=200)
     z = coded(encoder, images) / encoder.get_layer("scaling").sigma
     np.testing.assert_allclose(np.mean(z**2, axis=0), 1, atol=0.25)
     np.testing.assert_array_equal(batches.rows, np.arange(400))
@@ -451,7 +451,7 @@ def test_codes_are_fitted_to_draw_from():
     images[::2, :2] += 200
     images[1::2, 2:] += 200
     encoder = small_encoder((4, 4), noise=1 / 256)
-    nice.scale_from_data(encoder, everything(images))
+    nice.start_from_data(encoder, everything(images))
     nats = nice.log_likelihood(encoder, images)
     fitted = nice.fit_codes(encoder, everything(images))
     np.testing.assert_array_equal(nice.log_likelihood(fitted, images), nats)
@@ -726,7 +726,7 @@ def test_a_run_with_a_learned_prior(digits, tmp_path, capsys):
     half = int(capsys.readouterr().out.split()[0])
     variances = np.sort(prior.deviation**2)[::-1]
     assert half == np.argmax(np.cumsum(variances) >= variances.sum() / 2) + 1
-    assert np.isfinite(sample.samples(encoder, codes="prior").images).all()
+    assert np.isfinite(sample.samples(encoder, source="prior").images).all()
 
 
 # --- The program -----------------------------------------------------------------------------
@@ -1152,14 +1152,14 @@ def test_what_a_backend_says_of_a_gpu_is_not_lost():
     """C++ libraries write to file descriptor 2, Python to sys.stderr."""
     text = """
 import os, sys
-from support import startup
-startup.quiet()
+from support import chatter
+chatter.hold_back()
 os.write(2, b"W0000 cpu.cc:1] greetings\\nE0000 cuda.cc:8] registered before\\n")
 os.write(2, b"E0000 cuda.cc:9] no CUDA driver found\\n")
 print("from Python", file=sys.stderr)
-assert startup.loud() == "no CUDA driver found"
+assert chatter.about_gpu() == "no CUDA driver found"
 os.write(2, b"from C++\\n")
-assert startup.loud() == ""
+assert chatter.about_gpu() == ""
 """
     there = program(text)
     assert (there.returncode, there.stderr) == (0, "from Python\nfrom C++\n")
@@ -1183,10 +1183,18 @@ def test_the_backend_is_found_where_keras_looks(tmp_path, monkeypatch):
 @pytest.mark.skipif(os.name != "posix", reason="of a shell's 2>&-")
 def test_a_program_without_stderr_keeps_off_its_descriptor():
     """Or the file that holds back what C++ says would itself be descriptor 2."""
-    text = "from support import startup; startup.quiet(); print(startup.chatter)"
+    text = "from support import chatter; chatter.hold_back(); print(chatter.file)"
     command = ["sh", "-c", 'exec "$0" "$@" 2>&-', sys.executable, "-c", text]
     there = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert (there.returncode, there.stdout) == (0, "None\n")
+
+
+HELD_BACK = """
+import os, signal, sys
+from support import chatter
+chatter.hold_back()
+os.write(2, b"E0000 cuda.cc:9] the driver is too old\\n")
+"""
 
 
 @pytest.mark.parametrize(
@@ -1194,21 +1202,30 @@ def test_a_program_without_stderr_keeps_off_its_descriptor():
     [
         ("raise RuntimeError('no backend')", "RuntimeError: no backend"),
         ("os.abort()", "Fatal Python error: Aborted"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", ""),
     ],
 )
 def test_a_backend_that_does_not_start_is_heard(failure, words):
-    """What it wrote comes before Python's own report; if it aborts, that report is left."""
-    text = f"""
-import os
-from support import startup
-startup.quiet()
-os.write(2, b"E0000 cuda.cc:9] the driver is too old\\n")
-{failure}
-"""
-    there = program(text)
+    """What it wrote is shown, even if it aborts, when no code of ours runs any more."""
+    there = program(HELD_BACK + failure)
     assert there.returncode != 0 and words in there.stderr
+    if "raise" in failure or hasattr(os, "fork"):
+        assert there.stderr.count("E0000 cuda.cc:9] the driver is too old\n") == 1
     if "raise" in failure:
         assert there.stderr.startswith("E0000 cuda.cc:9] the driver is too old\nTraceback")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="of a second process")
+@pytest.mark.parametrize(
+    "ending",
+    ["", "sys.exit(2)", "print(chatter.about_gpu()); os.kill(os.getpid(), signal.SIGKILL)"],
+)
+def test_what_is_held_back_stays_so_where_nothing_failed(ending):
+    there = program(HELD_BACK + "child, _ = chatter.watcher\nprint(child, flush=True)\n" + ending)
+    child, *said = there.stdout.splitlines()
+    assert there.stderr == "" and said == ["the driver is too old"] * ("about_gpu" in ending)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(child), 0)
 
 
 def test_a_program_leaves_gpu_memory_to_others():
@@ -1222,7 +1239,6 @@ startup.quiet()
 assert os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] == "true"
 assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "user"
 del os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"]
-startup.loud()
 startup.quiet()
 assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
 """
@@ -1267,7 +1283,7 @@ def test_as_many_devices_as_divide_every_batch(monkeypatch, capsys):
 def test_the_device_is_named_with_the_reason_why_it_is_no_gpu(monkeypatch):
     plain = backends.describe_device()
     assert plain.startswith(f"{keras.backend.backend()} on ")
-    monkeypatch.setattr(startup, "loud", lambda: "no CUDA driver found")
+    monkeypatch.setattr(chatter, "about_gpu", lambda: "no CUDA driver found")
     reason = " (no CUDA driver found)" if "cpu" in plain.lower() else ""
     assert backends.describe_device() == plain + reason
 

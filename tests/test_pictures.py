@@ -71,7 +71,7 @@ def test_a_sheets_labels_take_their_room():
     shapes = {
         (80 + 24, 120 + 36, 3): Sheet(images, rows, columns),
         (80, 120 + 36, 3): Sheet(images, rows),
-        (80 + 24, 120 + 4, 3): Sheet(images, columns=columns),
+        (80 + 24, 120 + 4, 3): Sheet(images, column_labels=columns),
     }
     for shape, sheet in shapes.items():
         assert sheet.picture().shape == shape
@@ -82,11 +82,11 @@ def test_a_sheets_labels_take_their_room():
 )
 def test_frames_go_there_and_back(columns, order):
     images = random_images(2, columns, 6, 4)
-    frames = Sheet(images, columns=[str(n) for n in range(columns)]).frames()
+    frames = Sheet(images, column_labels=[str(n) for n in range(columns)]).frames()
     assert len(frames) == len(order)
     for frame, column in zip(frames, order, strict=True):
         np.testing.assert_array_equal(frame, pictures.grid(images[:, column], 2, 1, zoom=2))
-    with_rows = Sheet(images, rows=["one", "two"]).frames()
+    with_rows = Sheet(images, row_labels=["one", "two"]).frames()
     assert with_rows[0].shape == (24, 8 + 12 + 24, 3)
 
 

@@ -149,10 +149,12 @@ def test_pairs_where_one_label_is_all_there_is():
 # --- Samples ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("codes", ["fitted", "prior"])
-def test_samples_are_decoded_codes(codes, encoder):
-    images = sample.samples(encoder, rows=2, columns=3, temperature=0.7, codes=codes, seed=5).images
-    z = encoder.get_layer(codes).sample(6, temperature=0.7, seed=5)
+@pytest.mark.parametrize("source", ["fitted", "prior"])
+def test_samples_are_decoded_codes(source, encoder):
+    images = sample.samples(
+        encoder, rows=2, columns=3, temperature=0.7, source=source, seed=5
+    ).images
+    z = encoder.get_layer(source).sample(6, temperature=0.7, seed=5)
     decoded = array(nice.build_decoder(encoder)(z)).reshape(2, 3, 28, 28)
     np.testing.assert_allclose(images, decoded, atol=1e-2)
 
@@ -160,14 +162,14 @@ def test_samples_are_decoded_codes(codes, encoder):
 def test_samples_by_default_are_of_the_fitted_density_at_temperature_0_8(encoder):
     default = sample.samples(encoder).images
     assert default.shape == (15, 15, 28, 28)
-    same = sample.samples(encoder, temperature=0.8, codes="fitted", seed=0).images
+    same = sample.samples(encoder, temperature=0.8, source="fitted", seed=0).images
     np.testing.assert_array_equal(default, same)
-    for options in ({"temperature": 1.0}, {"codes": "prior"}, {"seed": 1}):
+    for options in ({"temperature": 1.0}, {"source": "prior"}, {"seed": 1}):
         assert (sample.samples(encoder, **options).images != default).any()
 
 
 def test_at_temperature_zero_the_prior_draws_its_mode(encoder):
-    images = sample.samples(encoder, rows=2, columns=3, temperature=0.0, codes="prior").images
+    images = sample.samples(encoder, rows=2, columns=3, temperature=0.0, source="prior").images
     mode = array(nice.build_decoder(encoder)(np.zeros((1, 784), "float32")))[0]
     np.testing.assert_allclose(images, np.broadcast_to(mode, images.shape), atol=1e-2)
 
@@ -176,7 +178,7 @@ def test_a_model_without_a_fitted_density_draws_from_its_prior_and_says_so(capsy
     encoder = untrained()
     images = sample.samples(encoder, rows=1, columns=4).images
     assert "no density was fitted" in capsys.readouterr().out
-    expected = sample.samples(encoder, rows=1, columns=4, codes="prior").images
+    expected = sample.samples(encoder, rows=1, columns=4, source="prior").images
     assert capsys.readouterr().out == ""
     np.testing.assert_array_equal(images, expected)
 
@@ -188,7 +190,7 @@ def test_interpolation_starts_and_ends_at_the_images(encoder, test_set):
     sheet = sample.interpolate(encoder, *test_set, rows=3, columns=5, seed=2)
     first, second = sample.pairs(*test_set, 3, seed=2)
     assert sheet.images.shape == (6, 5, 28, 28)
-    assert sheet.rows == ["line"] * 3 + ["circle"] * 3
+    assert sheet.row_labels == ["line"] * 3 + ["circle"] * 3
     for block in (sheet.images[:3], sheet.images[3:]):
         np.testing.assert_allclose(block[:, 0], first, atol=0.05)
         np.testing.assert_allclose(block[:, -1], second, atol=0.05)
@@ -226,7 +228,7 @@ def test_traversal_of_single_dimensions(prior, columns):
     originals = sample.choose(x_test, 2, seed=0)
     order = np.argsort(-sigma(encoder))
     amounts = {1: [0], 4: [-3, -1.5, 0, 1.5], 5: [-3, -1.5, 0, 1.5, 3]}[columns]
-    assert sheet.columns == [f"{amount:+.1f}" for amount in amounts]
+    assert sheet.column_labels == [f"{amount:+.1f}" for amount in amounts]
     deviation = np.pi / np.sqrt(3) if prior == "logistic" else 1
     for row, dimension in enumerate([*order[:3], *order[-3:]] * 2):
         image = originals[row // 6]
@@ -237,14 +239,14 @@ def test_traversal_of_single_dimensions(prior, columns):
         np.testing.assert_allclose(change[:, dimension], moved, atol=1e-3)
         change[:, dimension] = 0
         assert abs(change).max() < 1e-3
-        assert sheet.rows[row] == f"sigma {sigma(encoder)[dimension]:.3f}"
+        assert sheet.row_labels[row] == f"sigma {sigma(encoder)[dimension]:.3f}"
 
 
 def test_traversal_of_directions(encoder, test_set):
     """Each is crossed from -3 to +3 deviations of the codes along it, the image in the middle."""
     sheet = sample.traverse(encoder, test_set[0], rows=1, columns=5, dimensions=2)
-    rows = [i for i, label in enumerate(sheet.rows) if label.startswith("direction")]
-    assert len(rows) == 2 and len(sheet.rows) == len(sheet.images)
+    rows = [i for i, label in enumerate(sheet.row_labels) if label.startswith("direction")]
+    assert len(rows) == 2 and len(sheet.row_labels) == len(sheet.images)
     image = sample.choose(test_set[0], 1, seed=0)[0]
     every = sample.encode(encoder, test_set[0]) * sigma(encoder)
     ends = []
@@ -262,14 +264,14 @@ def test_traversal_of_directions(encoder, test_set):
 
 def test_traversal_of_more_directions_than_there_are(encoder, test_set):
     sheet = sample.traverse(encoder, test_set[0], rows=1, columns=1, dimensions=60)
-    assert len(sheet.rows) == len(sheet.images)
-    assert sum(label.startswith("sigma") for label in sheet.rows) == 120
+    assert len(sheet.row_labels) == len(sheet.images)
+    assert sum(label.startswith("sigma") for label in sheet.row_labels) == 120
 
 
 def test_stages_lead_from_codes_to_images_and_back(encoder, test_set):
-    sheet = sample.stages(encoder, test_set[0], rows=3, temperature=0.5, codes="prior", seed=4)
-    assert sheet.rows == ["random code"] * 3 + ["test image"] * 3
-    assert sheet.columns == ["code", "/ s", "coupling 2", "coupling 1"]
+    sheet = sample.stages(encoder, test_set[0], rows=3, temperature=0.5, source="prior", seed=4)
+    assert sheet.row_labels == ["random code"] * 3 + ["test image"] * 3
+    assert sheet.column_labels == ["code", "/ s", "coupling 2", "coupling 1"]
     assert sheet.images.shape == (6, 4, 28, 28)
     drawn = encoder.get_layer("prior").sample(3, temperature=0.5, seed=4)
     images = sample.choose(test_set[0], 3, seed=4)
@@ -291,8 +293,8 @@ def test_stages_lead_from_codes_to_images_and_back(encoder, test_set):
 def test_stages_show_a_learned_priors_codes_around_mid_grey(test_set):
     """Its means are not 0: they are pixels, and most of these are black."""
     encoder = untrained((28, 28), prior="mixture")
-    nice.scale_from_data(encoder, Batches(test_set[0], np.arange(200), 200))
-    codes = sample.stages(encoder, test_set[0], rows=30, codes="prior").images[:, 0]
+    nice.start_from_data(encoder, Batches(test_set[0], np.arange(200), 200))
+    codes = sample.stages(encoder, test_set[0], rows=30, source="prior").images[:, 0]
     prior = encoder.get_layer("prior")
     assert abs(prior.mean / prior.deviation).max() > 2
     for block in (codes[:30], codes[30:]):
@@ -302,16 +304,16 @@ def test_stages_show_a_learned_priors_codes_around_mid_grey(test_set):
 def test_annealing_warms_the_same_codes(encoder, test_set, capsys):
     x_test, _ = test_set
     x_train = x_test[::-1][:150]
-    sheet = sample.anneal(encoder, x_train, x_test, rows=3, columns=8, codes="prior", seed=3)
+    sheet = sample.anneal(encoder, x_train, x_test, rows=3, columns=8, source="prior", seed=3)
     assert sheet.images.shape == (3, 8, 28, 28)
-    assert sheet.columns == "0.50 0.60 0.70 0.80 0.90 1.00 1.10 1.20".split()
+    assert sheet.column_labels == "0.50 0.60 0.70 0.80 0.90 1.00 1.10 1.20".split()
     z = encoder.get_layer("prior").sample(3, temperature=1.0, seed=3)
     for column, temperature in enumerate(np.linspace(0.5, 1.2, 8)):
         codes = sample.encode(encoder, sheet.images[:, column])
         np.testing.assert_allclose(codes, temperature * z, atol=2e-3)
     _, *lines = capsys.readouterr().out.splitlines()
     numbers = {line[:16].strip(): [float(x) for x in line[16:].split()] for line in lines}
-    np.testing.assert_allclose(numbers["random codes"], 1, atol=0.02)
+    np.testing.assert_allclose(numbers["the prior's"], 1, atol=0.02)
     for name, images in (("training images", x_train), ("test images", x_test)):
         z = sample.encode(encoder, images)
         length = np.median(np.linalg.norm(z, axis=1)) / 28
@@ -462,7 +464,7 @@ def test_extremes_are_sorted(encoder, test_set):
     x_test, _ = test_set
     sheet = sample.extremes(encoder, x_test, rows=2, columns=10)
     assert sheet.images.shape == (4, 10, 28, 28)
-    assert sheet.rows == ["likeliest"] * 2 + ["least likely"] * 2
+    assert sheet.row_labels == ["likeliest"] * 2 + ["least likely"] * 2
     order = np.argsort(-nice.log_likelihood(encoder, x_test, encoder.get_layer("noise")))
     np.testing.assert_array_equal(sheet.images[:2].reshape(20, 28, 28), x_test[order[:20]])
     np.testing.assert_array_equal(sheet.images[2:].reshape(20, 28, 28), x_test[order[-20:]])
@@ -474,7 +476,7 @@ def test_a_learned_prior_has_widths_of_its_own(test_set):
     """The scaling's are 1 everywhere: dimensions must go by the prior's."""
     encoder = untrained((28, 28), prior="mixture")
     x_test, width = test_set[0], encoder.get_layer("prior").deviation
-    labels = sample.traverse(encoder, x_test, rows=1, dimensions=1).rows
+    labels = sample.traverse(encoder, x_test, rows=1, dimensions=1).row_labels
     assert labels == [f"sigma {value:.3f}" for value in (width.max(), width.min())]
     assert width.max() > 1.01 * width.min()
 
@@ -567,7 +569,7 @@ def test_inpaintings_picture(encoder, test_set, capsys):
     sheet = sample.inpaint(encoder, test_set[0], rows=2, count=4, steps=3, seed=1)
     assert sheet.images.shape == (2, 18, 28, 28)
     masks = sample.masks((28, 28), seed=1)
-    assert sheet.columns == list(masks)
+    assert sheet.column_labels == list(masks)
     first = sample.choose(test_set[0], 4, seed=1)
     for column, hidden in enumerate(masks.values()):
         original, masked, found = sheet.images[:, 3 * column : 3 * column + 3].swapaxes(0, 1)
@@ -615,8 +617,8 @@ def test_a_pictures_name_may_stand_anywhere():
     for argv in (["--seed", 3, "anneal"], ["anneal", "--seed", 3], ["--seed=3", "anneal"]):
         args = parse(*argv)
         assert (args["picture"], args["seed"]) == ("anneal", 3)
-    args = parse("--rows", 2, "stages", "--codes", "prior")
-    assert (args["picture"], args["rows"], args["codes"]) == ("stages", 2, "prior")
+    args = parse("--rows", 2, "stages", "--source", "prior")
+    assert (args["picture"], args["rows"], args["source"]) == ("stages", 2, "prior")
 
 
 def test_an_options_value_may_be_a_pictures_name():
@@ -635,7 +637,7 @@ def test_options_are_a_pictures_keywords(replace_picture, trained, digits, tmp_p
     for name, function in sample.PICTURES.items():
         needs, defaults = command_line.parameters(function)
         calls = replace_picture(name)
-        given = {option: 1 for option in defaults if option not in ("codes", "temperature")}
+        given = {option: 1 for option in defaults if option not in ("source", "temperature")}
         inputs = model if "encoder" in needs else []
         inputs = [*inputs, "--data", digits] if "x_test" in needs else inputs
         run(name, *inputs, *output)
@@ -643,10 +645,10 @@ def test_options_are_a_pictures_keywords(replace_picture, trained, digits, tmp_p
         assert {option: calls[0][option] for option in defaults} == defaults
         assert {option: calls[1][option] for option in defaults} == defaults | given
         assert [key for key in calls[0] if key not in defaults] == needs
-    options = ["--temperature", "0.25", "--codes", "prior"]
+    options = ["--temperature", "0.25", "--source", "prior"]
     calls = replace_picture("samples")
     run(*options, *model, *output)
-    assert (calls[0]["temperature"], calls[0]["codes"]) == (0.25, "prior")
+    assert (calls[0]["temperature"], calls[0]["source"]) == (0.25, "prior")
 
 
 def test_options_of_other_pictures_are_refused(refuse):
@@ -683,17 +685,17 @@ def test_bad_options(arguments, refuse):
     refuse(sample.main, arguments, arguments[-2] if len(arguments) > 1 else arguments[0])
 
 
-def test_bad_codes(trained, tmp_path, refuse):
+def test_bad_source(trained, tmp_path, refuse):
     output = ["--model", trained / "nice.keras", "--output", tmp_path / "a.png"]
-    for codes in ("posterior", "", "Prior", "noise"):
-        refuse(sample.main, ["--codes", codes, *output], "--codes", "fitted or prior", codes)
+    for source in ("posterior", "", "Prior", "noise"):
+        refuse(sample.main, ["--source", source, *output], "--source", "fitted or prior", source)
     assert not list(tmp_path.iterdir())
 
 
 def test_help_names_every_picture_and_its_options(capsys):
     for argv, words in (
         (["--help"], sample.PICTURES),
-        (["anneal", "--help"], ["--model", "--data", "--rows", "--codes", "fitted"]),
+        (["anneal", "--help"], ["--model", "--data", "--rows", "--source", "fitted"]),
         (["--help", "inpaint"], ["inpaint"]),
     ):
         with pytest.raises(SystemExit) as end:
