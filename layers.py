@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from support import mixture
+from support import gaussians
 
 
 class FlowLayer(keras.Layer):
@@ -313,9 +313,11 @@ class Prior(keras.Layer):
         raise NotImplementedError
 
     def adapt(self, h):
-        """Start well, given rows h of what goes into the scaling: return log s, an array (D,).
+        """Start well, given rows h of what goes into the scaling, an array (rows, D).
 
-        A prior that learns starts its own weights there instead, and returns 0.
+        Returns:
+            Where log s should start, an array (D,). A prior that learns widths starts its own
+            weights instead, and returns zeros.
         """
         raise NotImplementedError
 
@@ -327,8 +329,8 @@ class Prior(keras.Layer):
 class BellPrior(Prior):
     """The same bell in every dimension: only the scaling before it learns how wide each is."""
 
-    def force(self, z):
-        """z * (-d log q(z) / dz), which grows as z leaves the middle: a NumPy array like z."""
+    def slope(self, z):
+        """-d log q(z) / dz in each dimension: a NumPy array like z."""
         raise NotImplementedError
 
     def adapt(self, h):
@@ -339,8 +341,9 @@ class BellPrior(Prior):
         """
         log_scale = np.zeros(h.shape[1], "float32")
         for _ in range(20):
-            force = np.mean(self.force(h * np.exp(log_scale)), axis=0)
-            log_scale -= 0.5 * np.log(np.maximum(force, 1e-30))
+            z = h * np.exp(log_scale)
+            mean = np.mean(z * self.slope(z), axis=0)
+            log_scale -= 0.5 * np.log(np.maximum(mean, 1e-30))
             # Without noise, dimensions that are always 0 have no best s; 1,000 is enough for them.
             log_scale = np.minimum(log_scale, math.log(1e3))
         return log_scale
@@ -358,8 +361,8 @@ class GaussianPrior(BellPrior):
     def log_prob(self, z):
         return -0.5 * ops.sum(ops.square(z), axis=-1) - self.dimensions * self.omitted
 
-    def force(self, z):
-        return z**2
+    def slope(self, z):
+        return z
 
     def sample(self, count, temperature=1.0, seed=0):
         z = np.random.default_rng(seed).normal(size=(count, self.dimensions))
@@ -375,8 +378,8 @@ class LogisticPrior(BellPrior):
     def log_prob(self, z):
         return -ops.sum(ops.softplus(z) + ops.softplus(-z), axis=-1)
 
-    def force(self, z):
-        return z * np.tanh(z / 2)
+    def slope(self, z):
+        return np.tanh(z / 2)
 
     def sample(self, count, temperature=1.0, seed=0):
         z = np.random.default_rng(seed).logistic(size=(count, self.dimensions))
@@ -427,13 +430,23 @@ class MixturePrior(Prior):
 
     @property
     def widths(self):
+        """b, an array (K, D)."""
         return ops.exp(ops.maximum(self.speed * self.log_widths_over_speed, -20.0))
 
     @property
     def shares(self):
-        """w of the logistics in each group (G, K, D), and log p of the groups (G,)."""
-        w = ops.softmax(self.speed * self.logits_over_speed, axis=1)
-        return w, ops.log_softmax(self.speed * self.group_logits_over_speed)
+        """w of the logistics in each group, an array (groups, K, D)."""
+        return ops.softmax(self.speed * self.logits_over_speed, axis=1)
+
+    @property
+    def log_group_shares(self):
+        """log p of the groups, an array (groups,)."""
+        return ops.log_softmax(self.speed * self.group_logits_over_speed)
+
+    def _arrays(self):
+        """What the density is made of, as NumPy arrays: means, b, w and p."""
+        tensors = self.means, self.widths, self.shares, ops.exp(self.log_group_shares)
+        return map(ops.convert_to_numpy, tensors)
 
     def _log_logistics(self, z):
         """log f of each logistic, in each dimension: (batch, K, D)."""
@@ -459,7 +472,7 @@ class MixturePrior(Prior):
         self.means.assign(np.concatenate([quantiles, low + (high - low) * middles[1][:, None]]))
         self.log_widths_over_speed.assign(np.log(np.concatenate(widths)) / self.speed)
 
-        member = np.eye(self.groups)[mixture.nearest(h, mixture.k_means(h, self.groups))]
+        member = np.eye(self.groups)[gaussians.nearest(h, gaussians.k_means(h, self.groups))]
         explained = 1e-3  # rows of each group by each logistic
         for rows in np.array_split(np.arange(len(h)), math.ceil(len(h) / 200)):
             share = ops.softmax(self._log_logistics(ops.convert_to_tensor(h[rows])), axis=1)
@@ -470,30 +483,29 @@ class MixturePrior(Prior):
         return np.zeros(h.shape[1], "float32")  # the rows are codes as they are
 
     def log_prob(self, z):
-        w, log_p = self.shares
         logs = self._log_logistics(z)
         largest = ops.stop_gradient(ops.max(logs, axis=1, keepdims=True))
         f = ops.exp(logs - largest) + 1e-30  # an f of 0 would have no logarithm
-        log_f = ops.log(ops.einsum("bki,gki->ibg", f, w))
-        log_groups = ops.sum(log_f, axis=0) + log_p  # (batch, groups)
+        log_f = ops.log(ops.einsum("bki,gki->ibg", f, self.shares))
+        log_groups = ops.sum(log_f, axis=0) + self.log_group_shares  # (batch, groups)
         return ops.logsumexp(log_groups, axis=1) + ops.sum(largest, axis=(1, 2))
 
     @property
     def mean(self):
-        w, log_p = map(ops.convert_to_numpy, self.shares)
-        return np.einsum("g,gki,ki->i", np.exp(log_p), w, ops.convert_to_numpy(self.means))
+        means, _, w, p = self._arrays()
+        return np.einsum("g,gki,ki->i", p, w, means)
 
     @property
     def deviation(self):
-        means, widths, w, log_p = map(ops.convert_to_numpy, (self.means, self.widths, *self.shares))
+        means, widths, w, p = self._arrays()
         squares = (means - self.mean) ** 2 + (math.pi * widths) ** 2 / 3 + self.noise**2 / 12
-        return np.sqrt(np.einsum("g,gki,ki->i", np.exp(log_p), w, squares))
+        return np.sqrt(np.einsum("g,gki,ki->i", p, w, squares))
 
     def sample(self, count, temperature=1.0, seed=0):
         """Draw (count, D) codes; the temperature narrows each group about its own mean."""
-        means, widths, w, log_p = map(ops.convert_to_numpy, (self.means, self.widths, *self.shares))
+        means, widths, w, p = self._arrays()
         rng = np.random.default_rng(seed)
-        group = np.searchsorted(np.cumsum(np.exp(log_p))[:-1], rng.random(count))
+        group = np.searchsorted(np.cumsum(p)[:-1], rng.random(count))
         u = rng.random((count, self.dimensions))
         limits = np.cumsum(w, axis=1)[:, :-1].swapaxes(0, 1)
         chosen = sum(((u > limit[group]).astype(int) for limit in limits), np.zeros(u.shape, int))
@@ -551,22 +563,26 @@ class CodeSampler(keras.Layer):
     def call(self, z):
         return z
 
-    def fit(self, parts, sigma, many=40000, few=10000):
+    def fit(self, parts, sigma, for_gaussians=40000, for_directions=10000):
         """Fit to h = z * sigma, where z are codes of training images.
 
         Args:
-            parts: a function from a number to as many rows of h, or all there are, some at a
-                time: at once they would take more memory than the images.
+            parts: parts(n) gives n rows of h, or all there are, as arrays of some rows each: at
+                once they would take more memory than the images.
             sigma: the scaling's, shape (D,).
+            for_gaussians, for_directions: how many rows each of the two is found from.
         """
-        basis = mixture.principal_directions(parts(few), self.directions)
-        y, rows = np.empty((many, self.directions), "float16"), 0  # all there is in memory at once
-        for h in parts(many):
-            y[rows : rows + len(h)] = h @ basis
-            rows += len(h)
-        shares, along_basis, covariances, belonging = mixture.fit_mixture(y[:rows], self.components)
-        means = mixture.weighted_means((h, belonging(h @ basis)) for h in parts(few))
-        means += (along_basis - means @ basis) @ basis.T  # along the basis, those of many codes
+        basis = gaussians.principal_directions(parts(for_directions), self.directions)
+        y = np.empty((for_gaussians, self.directions), "float16")  # all there is in memory at once
+        filled = 0
+        for h in parts(for_gaussians):
+            y[filled : filled + len(h)] = h @ basis
+            filled += len(h)
+        fitted = gaussians.fit_mixture(y[:filled], self.components)
+        shares, along_basis, covariances, belonging = fitted
+        # The means in all D dimensions; but along the basis those that more rows have given.
+        means = gaussians.weighted_means((h, belonging(h @ basis)) for h in parts(for_directions))
+        means += (along_basis - means @ basis) @ basis.T
         self.sigma.assign(sigma)
         self.basis.assign(basis)
         self.shares.assign(shares)

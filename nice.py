@@ -38,6 +38,13 @@ from support.batches import Batches
 
 # --- Recipes ---------------------------------------------------------------------------------
 
+PRIORS = {
+    "gaussian": GaussianPrior,
+    "logistic": LogisticPrior,
+    "mixture": MixturePrior,
+    "grouped": functools.partial(MixturePrior, components=16, groups=64),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -49,11 +56,11 @@ class Recipe:
     hidden_units: int = 1000  # in each hidden layer
     output_activation: str = "relu"  # of m: "relu" as in the article, "linear" as in the paper
     output_gain: float = 1.0  # how large m's last matrix starts
-    prior: str = "gaussian"  # density of the codes, see PRIORS below
+    prior: str = "gaussian"  # density of the codes, one of PRIORS
     scale_speed: float = 4.0  # how much faster log s learns than the other weights
     scale_from_data: bool = False  # start log s where the untrained flow's codes want it
     # The images.
-    dequantise: bool = True  # x = pixel / 256 + u, as in the paper; else x = pixel / 255 - u
+    levels: int = 256  # x = pixel / 256 + u, as in the paper; with 255, x = pixel / 255 - u
     noise: float = 1 / 256  # width of the uniform noise u, white being 1: one grey level
     holdout: float = 1 / 6  # share of the training images kept back, to choose the best epoch
     # The training.
@@ -69,9 +76,7 @@ class Recipe:
 RECIPES = {
     "digits": Recipe(),
     # The article to the letter: no noise, a constant rate, and the test images choose the epoch.
-    "article": Recipe(
-        scale_speed=1.0, dequantise=False, noise=0.0, holdout=0.0, epochs=20, decay=0.0
-    ),
+    "article": Recipe(scale_speed=1.0, levels=255, noise=0.0, holdout=0.0, epochs=20, decay=0.0),
     # The paper's model and data; how it is trained is ours.
     "paper": Recipe(
         output_activation="linear",
@@ -93,12 +98,6 @@ RECIPES = {
         batch_size=200,
         decay=1.0,
     ),
-}
-PRIORS = {
-    "gaussian": GaussianPrior,
-    "logistic": LogisticPrior,
-    "mixture": MixturePrior,
-    "grouped": functools.partial(MixturePrior, components=16, groups=64),
 }
 
 # --- Encoder and decoder ---------------------------------------------------------------------
@@ -122,8 +121,9 @@ def build_encoder(image_shape, recipe):
     """
     if recipe.couplings < 1:
         raise ValueError(f"couplings must be at least 1, got {recipe.couplings}")
-    levels = 256 if recipe.dequantise else 255
-    low, high = (0, recipe.noise) if recipe.dequantise else (-recipe.noise, 0)
+    levels = recipe.levels
+    # There is room for noise above white if white is 255/256; else it can only darken.
+    low, high = (0, recipe.noise) if levels == 256 else (-recipe.noise, 0)
 
     image = keras.Input(image_shape, dtype="float32")
     h = keras.layers.Reshape((math.prod(image_shape),), dtype="float32")(image)
@@ -167,20 +167,13 @@ def load_encoder(path):
     Raises:
         ValueError: the file is missing, damaged, or not a NICE encoder.
     """
-    try:
-        model_files.check_zip(path)
-        model_files.check_classes(path)
-        encoder = keras.saving.load_model(path, compile=False, safe_mode=True)
+
+    def use(encoder):
         for name in ("noise", "grey_levels", "scaling", "prior"):
             encoder.get_layer(name)
         build_decoder(encoder)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such model; train one with: python nice.py") from None
-    except Exception as error:  # a damaged file fails in zipfile's, h5py's or Keras's many ways
-        ops.zeros(())  # a backend that does not start fails here again: no fault of the file
-        problem = data.first_line(error)
-        raise ValueError(f"{path}: not a usable NICE model: {problem}") from None
-    return encoder
+
+    return model_files.load(path, use)
 
 
 # --- Likelihood ------------------------------------------------------------------------------
@@ -189,19 +182,19 @@ def load_encoder(path):
 def log_likelihood(encoder, images, noise=None, seed=0):
     """The exact log q(x) of each image, with all its constants (eq. 6).
 
-    It means something only for images with the noise that the encoder was trained with, as
-    `images` may have already.
+    It means something only for images with the noise that the encoder was trained with.
 
     Args:
         images: array of images in grey levels.
-        noise: the `UniformNoise` to add; None if there is nothing to add.
+        noise: the `UniformNoise` to add, by default the encoder's own. `UniformNoise(0, 0)` adds
+            nothing: for samples of the model, say, which are not in whole grey levels.
         seed: which draw of the noise.
 
     Returns:
         An array of nats, one an image. The density is that of x in [0, 1].
     """
-    batches = Batches(images, np.arange(len(images)), 1000, noise, seed)
-    prior = encoder.get_layer("prior")
+    batches = Batches(images, noise=noise or encoder.get_layer("noise"), seed=seed)
+    prior = encoder.get_layer("prior")  # batch by batch: codes take more memory than images
     codes = (encoder.predict_on_batch(*batches[index]) for index in range(len(batches)))
     log_prior = np.concatenate([ops.convert_to_numpy(prior.log_prob(z)) for z in codes])
     steps = [layer for layer in encoder.layers if isinstance(layer, FlowLayer)]
@@ -209,19 +202,19 @@ def log_likelihood(encoder, images, noise=None, seed=0):
 
 
 def bits_per_dimension(nats, encoder):
-    """Bits to store one value of an image exactly, from the nats of (value + u) / levels."""
+    """Bits to store one value of an image exactly, from an image's nats."""
     levels = encoder.get_layer("grey_levels").levels
     return (math.log(levels) - nats / encoder.output_shape[1]) / math.log(2)
 
 
 def dequantises(encoder):
-    """Whether x = (pixel + u) / 256, as in the paper: then nats compare, and mean bits."""
+    """Whether x = (pixel + u) / 256: nats can be compared with the paper's, and told in bits."""
     noise, levels = encoder.get_layer("noise"), encoder.get_layer("grey_levels").levels
     return levels == 256 and math.isclose(noise.high - noise.low, 1)
 
 
 def describe_likelihood(encoder, images, draws=10):
-    """Measure the test log-likelihood over some draws of the noise; say it in one line.
+    """Measure the test log-likelihood over some draws of the noise; return a line that says it.
 
     The standard error is that of the mean over the images, each image's draws averaged first.
     """
@@ -244,36 +237,36 @@ def describe_likelihood(encoder, images, draws=10):
 # --- Training --------------------------------------------------------------------------------
 
 
-def split(count, recipe):
-    """Choose the rows of the training file that train, and those held back from the end."""
+def hold_out(count, recipe):
+    """Choose which of the training images train, and which, from the end, choose the epoch."""
     held = int(count * recipe.holdout)
     return np.arange(count - held), np.arange(count - held, count)
 
 
 def start_from_data(encoder, batches, count=10000):
-    """Start s where it makes the untrained flow's codes likeliest; or a mixture, where they are.
+    """Start s, or the weights of a prior that learns, where the untrained flow's codes want it.
 
     Most pixels hardly vary, so their s has far to go, and Adam moves log s by one learning rate
     a step.
     """
     scaling, prior = encoder.get_layer("scaling"), encoder.get_layer("prior")
     chosen = np.random.default_rng(0).permutation(batches.rows)[:count]
-    some = Batches(batches.images, chosen, 1000, encoder.get_layer("noise"))
+    some = Batches(batches.images, chosen, noise=encoder.get_layer("noise"))
     h = keras.Model(encoder.input, scaling.input).predict(some, verbose=0)
     scaling.log_scale_over_speed.assign(prior.adapt(h) / scaling.speed)
 
 
 def fit_codes(encoder, batches):
-    """Append a `CodeSampler` fitted to training images' codes, to draw from.
+    """Fit a `CodeSampler` to training images' codes; return a new encoder that ends in it.
 
-    The encoder's own prior, and so its likelihood, stay what they were.
+    The prior, and so the likelihood, stay what they were.
     """
-    sigma, size = encoder.get_layer("scaling").sigma, 1000
+    sigma = encoder.get_layer("scaling").sigma
     chosen = np.random.default_rng(0).permutation(np.sort(batches.rows))
-    some = Batches(batches.images, chosen, size, encoder.get_layer("noise"))
+    some = Batches(batches.images, chosen, noise=encoder.get_layer("noise"))
 
     def parts(count):
-        for index in range(min(len(some), count // size)):
+        for index in range(min(len(some), count // some.batch_size)):
             yield encoder.predict_on_batch(*some[index]) * sigma
 
     components = max(1, min(100, len(chosen) // 50))
@@ -283,8 +276,8 @@ def fit_codes(encoder, batches):
     return keras.Model(encoder.input, output, name="encoder")
 
 
-def make_optimizer(recipe, steps):
-    """Adam with the recipe's learning rate over a training of so many steps."""
+def make_optimizer(recipe, steps, weights):
+    """Adam for these weights, with the recipe's learning rate over a training of so many steps."""
     rate, falling = recipe.learning_rate, round(recipe.decay * steps)
     if falling:  # what Keras calls a warm-up stands for a constant rate, too
         start = 0.0 if recipe.warmup else rate
@@ -292,12 +285,12 @@ def make_optimizer(recipe, steps):
             start, falling, warmup_target=rate, warmup_steps=steps - falling
         )
     adam = keras.optimizers.Adam(rate, weight_decay=recipe.weight_decay or None)
-    adam.exclude_from_weight_decay(var_names=["bias", "log_", "logits", "means"])
+    adam.exclude_from_weight_decay([weight for weight in weights if weight.name != "kernel"])
     return adam
 
 
 def in_nats_and_bits(encoder, loss):
-    """What a loss is worth as a likelihood: a dict, empty where it would not compare."""
+    """A loss, in nats an image, as a likelihood: a dict, empty where it would not compare."""
     if not dequantises(encoder):
         return {}
     prior = encoder.get_layer("prior")
@@ -312,7 +305,7 @@ def train(encoder, batches, validation, recipe, output):
         encoder: an encoder built for this recipe.
         batches, validation: `Batches` to train on, and to choose the best epoch by.
         recipe: a `Recipe`.
-        output: a folder that `runs.folder` has made ready. `KeepRun` says what is kept there.
+        output: a folder that `runs.folder` has made ready. `RunKeeper` says what is kept there.
 
     Returns:
         The history: a dict for each epoch, losses in nats per image.
@@ -320,20 +313,24 @@ def train(encoder, batches, validation, recipe, output):
     Raises:
         ValueError: the backup is damaged.
     """
-    encoder.compile(make_optimizer(recipe, recipe.epochs * len(batches)))  # layers add the loss
+    adam = make_optimizer(recipe, recipe.epochs * len(batches), encoder.trainable_weights)
+    encoder.compile(adam)  # the loss is what the layers add
     decoder, prior = build_decoder(encoder), encoder.get_layer("prior")
-    keeper = history.KeepRun(
+    keeper = history.RunKeeper(
         output,
         batches,
-        draw=lambda: ops.convert_to_numpy(decoder(prior.sample(225, temperature=0.8))),
+        draw=lambda count: ops.convert_to_numpy(decoder(prior.sample(count, temperature=0.8))),
         seed=recipe.seed,
         describe=lambda loss: in_nats_and_bits(encoder, loss),
     )
+    done = keeper.load_backup(encoder)
+    if not done and (recipe.scale_from_data or prior.learns_widths):
+        start_from_data(encoder, batches)
     encoder.fit(
         batches.feed(),
         validation_data=validation,
         epochs=recipe.epochs,
-        initial_epoch=keeper.load_backup(encoder),
+        initial_epoch=done,
         shuffle=False,  # `keeper` does, by seed and epoch
         callbacks=[keeper],
         verbose=1 if sys.stdout.isatty() else 2,
@@ -365,14 +362,14 @@ def main(argv):
     backends.check_floatx()
     recipe = command_line.override(RECIPES[args.recipe], args)
     keras.utils.set_random_seed(recipe.seed)
-    training, held = split(len(x_train), recipe)
+    training, held = hold_out(len(x_train), recipe)
     backends.use_all_devices(recipe.batch_size, len(training), len(held), len(x_test))
     encoder = build_encoder(x_train.shape[1:], recipe)
     batches = Batches(x_train, training, recipe.batch_size)
     if len(held):
-        validation = Batches(x_train, held, 1000, encoder.get_layer("noise"))
+        validation = Batches(x_train, held, noise=encoder.get_layer("noise"))
     else:  # as in the article, on images without noise
-        validation = Batches(x_test, np.arange(len(x_test)), 1000)
+        validation = Batches(x_test)
 
     settings = dataclasses.asdict(recipe) | {"data": data.fingerprint(x_train, x_test)}
     with runs.folder(args.output, settings, args.fresh):
@@ -381,12 +378,10 @@ def main(argv):
             f"{x_train.shape[1:]}, {len(validation.rows):,} to choose the model, "
             f"{backends.describe_device()}"
         )
-        if recipe.scale_from_data or encoder.get_layer("prior").learns_widths:
-            start_from_data(encoder, batches)
-        rows = train(encoder, batches, validation, recipe, args.output)
+        epochs = train(encoder, batches, validation, recipe, args.output)
 
-    status = history.report(rows, "validation" if len(held) else "test")
-    if history.best(rows):
+    status = history.report(epochs, "validation" if len(held) else "test")
+    if history.best(epochs):
         if len(held):  # else the test images have chosen the model, and are no test of it
             print(describe_likelihood(load_encoder(model), x_test))
         print(f"model: {model}\nnext:  python sample.py{command_line.model_option(model)}")

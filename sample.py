@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 import nice
-from layers import AdditiveCoupling, DiagonalScaling, Inverse
+from layers import AdditiveCoupling, DiagonalScaling, Inverse, UniformNoise
 from support import backends, command_line, data, pictures, runs
 from support.batches import Batches
 from support.pictures import Sheet
@@ -23,7 +23,7 @@ from support.pictures import Sheet
 
 def encode(encoder, images):
     """Encode images, without noise: float32 codes of shape (images, D)."""
-    return encoder.predict(Batches(images, np.arange(len(images)), 1000), verbose=0)
+    return encoder.predict(Batches(images), verbose=0)
 
 
 def decode(encoder, z):
@@ -37,8 +37,6 @@ def decode(encoder, z):
 
 def sampler(encoder, source):
     """The layer that draws codes: the "fitted" density, if the model has it yet, or the "prior"."""
-    if source not in ("fitted", "prior"):
-        raise ValueError(f"--source must be fitted or prior, not {source}")
     names = [layer.name for layer in encoder.layers]
     if source not in names:
         print("no density was fitted to this model's codes (training does, at its end): prior")
@@ -52,14 +50,18 @@ def flow_steps(encoder):
 
 
 def choose(images, count, seed):
-    """Choose `count` images."""
+    """Choose `count` images; raise ValueError if there are fewer."""
     if len(images) < count:
         raise ValueError(f"this picture needs {count} test images, the data has {len(images)}")
     return images[np.random.default_rng(seed).permutation(len(images))[:count]]
 
 
 def pairs(images, labels, count, seed):
-    """Choose `count` images, and for each another one, of another label if there are labels."""
+    """Choose `count` images, and for each another one, of another label if there are labels.
+
+    Raises:
+        ValueError: there are fewer than 2 * count.
+    """
     order = np.random.default_rng(seed).permutation(len(images))
     if len(order) < 2 * count:
         raise ValueError(f"--rows {count} needs {2 * count} test images, the data has {len(order)}")
@@ -72,9 +74,15 @@ def pairs(images, labels, count, seed):
 
 
 def widths(encoder):
-    """How wide each dimension is: the scaling's sigma, or a learned prior's deviation."""
+    """How wide each dimension is, (D,): the scaling's sigma, or a learned prior's deviation."""
     prior = encoder.get_layer("prior")
     return prior.deviation if prior.learns_widths else encoder.get_layer("scaling").sigma
+
+
+def standardise(encoder, z):
+    """Codes, moved and stretched so that the prior's have mean 0 and deviation 1."""
+    prior = encoder.get_layer("prior")
+    return (z - prior.mean) / prior.deviation
 
 
 # --- The pictures ----------------------------------------------------------------------------
@@ -126,7 +134,7 @@ def traverse(encoder, x_test, *, rows=2, columns=9, dimensions=2, seed=0):
     if "fitted" in [layer.name for layer in encoder.layers]:
         basis = ops.convert_to_numpy(encoder.get_layer("fitted").basis)[:, :dimensions]
         spread = np.std(encode(encoder, x_test) * sigma @ basis, axis=0)
-        moves += list((spread * basis).T / sigma)
+        moves += list((spread * basis).T / sigma)  # the basis is one of h, z = h / sigma
         labels += [f"direction {n + 1}" for n in range(len(spread))]
     for dimension in (*order[:dimensions], *order[-dimensions:]):
         moves.append(prior.deviation * np.eye(len(sigma))[dimension])
@@ -134,8 +142,8 @@ def traverse(encoder, x_test, *, rows=2, columns=9, dimensions=2, seed=0):
     middle = columns // 2
     amounts = 3 * (np.arange(columns) - middle) / max(middle, 1)
     along = amounts[:, None] * np.stack(moves)[:, None]  # (moves, columns, D)
-    z = encode(encoder, images)[:, None, None] + along
-    z = z.reshape(-1, *z.shape[2:]).astype("float32")
+    z = encode(encoder, images)[:, None, None] + along  # (images, moves, columns, D)
+    z = z.reshape(-1, *z.shape[2:]).astype("float32")  # a row for each move of each image
     above = [f"{amount:+.1f}" for amount in amounts]
     return Sheet(decode(encoder, z), row_labels=labels * rows, column_labels=above)
 
@@ -168,7 +176,7 @@ def stages(encoder, x_test, *, rows=4, temperature=0.8, source="fitted", seed=0)
     """
     steps, images = flow_steps(encoder), choose(x_test, rows, seed)
     drawn = sampler(encoder, source).sample(rows, temperature, seed)
-    levels, prior = encoder.get_layer("grey_levels").levels, encoder.get_layer("prior")
+    levels = encoder.get_layer("grey_levels").levels
 
     def walk(h, layers):
         seen = [h]
@@ -180,14 +188,13 @@ def stages(encoder, x_test, *, rows=4, temperature=0.8, source="fitted", seed=0)
     back = walk(drawn, [Inverse(step) for step in reversed(steps)])
     there = walk(x, steps)
     columns = ["code", "/ s", *[f"coupling {n}" for n in range(len(back) - 2, 0, -1)]]
-    shown = []
-    for z, *images in (back, there[::-1]):
-        z = (z - prior.mean) / prior.deviation
-        z = 128 + 40 * z  # white and black are three deviations away
-        shown.append(np.stack([z, *[levels * h for h in images]], axis=1))
-    shown = np.concatenate([shown[0], shown[1]])
+    blocks = []
+    for z, *afterwards in (back, there[::-1]):
+        code = 128 + 40 * standardise(encoder, z)  # white and black are three deviations away
+        blocks.append(np.stack([code, *[levels * h for h in afterwards]], axis=1))
+    sheet = np.concatenate(blocks)
     return Sheet(
-        shown.reshape(*shown.shape[:2], *encoder.input_shape[1:]),
+        sheet.reshape(*sheet.shape[:2], *encoder.input_shape[1:]),
         row_labels=["random code"] * rows + ["test image"] * rows,
         column_labels=columns,
         zoom=3,  # wide enough for the labels
@@ -198,10 +205,9 @@ def codes(encoder, x_test, *, dimensions=8):
     """single dimensions of real images' codes: their histograms, and the prior's density"""
     if len(x_test) < 2:
         raise ValueError(f"this picture needs 2 test images, the data has {len(x_test)}")
-    noise = encoder.get_layer("noise")
-    noisy = Batches(x_test, np.arange(len(x_test)), 1000, noise)
-    z, prior = encoder.predict(noisy, verbose=0), encoder.get_layer("prior")
-    z, drawn = ((x - prior.mean) / prior.deviation for x in (z, prior.sample(10000)))
+    noisy = Batches(x_test, noise=encoder.get_layer("noise"))
+    z = standardise(encoder, encoder.predict(noisy, verbose=0))
+    drawn = standardise(encoder, encoder.get_layer("prior").sample(10000))
     centred = z - z.mean(axis=0)
     centred = centred[:, centred.any(axis=0)]
     kurtosis = np.mean(centred**4, axis=0) / np.mean(centred**2, axis=0) ** 2
@@ -235,11 +241,11 @@ def anneal(encoder, x_train, x_test, *, rows=12, columns=8, source="fitted", see
     kinds = {"the prior's": prior.sample(10000, 1.0, seed)}
     for name, x in (("training images", x_train), ("test images", x_test)):
         some = np.random.default_rng(seed).permutation(len(x))[:10000]
-        batches = Batches(x, some, 1000, noise, seed)
+        batches = Batches(x, some, noise=noise, seed=seed)
         kinds[name] = encoder.predict(batches, verbose=0)  # with noise, as in training
     print("medians         deviation of a dimension    length of a code / sqrt(D)")
     for name, z in kinds.items():
-        z = (z - prior.mean) / prior.deviation
+        z = standardise(encoder, z)
         length = np.median(np.sqrt(np.mean(z**2, axis=1)))
         print(f"{name:16}{np.median(z.std(axis=0)):24.2f}{length:30.2f}")
     temperatures = np.linspace(0.5, 1.2, columns)
@@ -272,6 +278,7 @@ def fill_in(encoder, images, hidden, steps=300, seed=0):
     that which the density was trained with. Pixels start as uniform noise, and stay in 0...255.
 
     Args:
+        images: array of images in grey levels.
         hidden: boolean array of the images' shape, True where a pixel is hidden. The others
             are never touched.
 
@@ -300,14 +307,13 @@ def inpaint(encoder, x_test, *, rows=4, count=24, steps=300, seed=0):
     Prints the mean log-likelihood of `count` test images (at least `rows`), as they are, with
     the hidden pixels at mid grey, and filled in; draws `rows` of them.
     """
-    noise = encoder.get_layer("noise")
     images = choose(x_test, max(rows, count), seed)
     sheet, columns = [], []
     print("log-likelihood  original    masked  in-painted")
     for name, hidden in masks(encoder.input_shape[1:], seed).items():
         found = fill_in(encoder, images, np.broadcast_to(hidden, images.shape), steps, seed)
         blocks = images, np.where(hidden, np.float32(127.5), images), found
-        nats = [nice.log_likelihood(encoder, x, noise, seed).mean() for x in blocks]
+        nats = [nice.log_likelihood(encoder, x, seed=seed).mean() for x in blocks]
         print(f"{name:14}{nats[0]:10.0f}{nats[1]:10.0f}{nats[2]:12.0f}")
         sheet += [block[:rows] for block in blocks]
         columns.append(name)
@@ -329,22 +335,24 @@ def likelihood(encoder, x_test, *, seed=0):
 
     Its own samples are at temperature 1 and not clipped: just what the density says.
     """
-    noise, prior = encoder.get_layer("noise"), encoder.get_layer("prior")
-    drawn = decode(encoder, prior.sample(len(x_test), 1.0, seed)[:, None])[:, 0]
+    z = encoder.get_layer("prior").sample(len(x_test), 1.0, seed)
+    drawn = decode(encoder, z[:, None])[:, 0]
     grain = np.random.default_rng(seed).integers(0, 256, x_test.shape, dtype="uint8")
     kinds = {"test images": x_test, "upside down": x_test[:, ::-1, ::-1], "uniform noise": grain}
-    nats = {name: nice.log_likelihood(encoder, x, noise, seed) for name, x in kinds.items()}
-    nats["its samples"] = nice.log_likelihood(encoder, drawn)
-    for name, x in nats.items():
-        print(f"{name:14} {x.mean():10.0f} nats on average, {x.std():.0f} their deviation")
+    nats = {name: nice.log_likelihood(encoder, x, seed=seed) for name, x in kinds.items()}
+    nats["its samples"] = nice.log_likelihood(encoder, drawn, UniformNoise(0, 0))
+    for name, values in nats.items():
+        mean, deviation = values.mean(), values.std()
+        print(f"{name:14} {mean:10.0f} nats on average, {deviation:.0f} their deviation")
 
     # Noise is so unlikely that on one axis with it all the rest would be a single bar.
     shown = np.concatenate([nats["test images"], nats["upside down"], nats["its samples"]])
     edges = np.linspace(np.quantile(shown, 0.02), shown.max(), 100)
 
     def draw(axes):
-        for name, x in nats.items():
-            axes.hist(np.maximum(x, edges[0]), edges, histtype="step", linewidth=1.5, label=name)
+        for name, values in nats.items():
+            shown = np.maximum(values, edges[0])
+            axes.hist(shown, edges, histtype="step", linewidth=1.5, label=name)
         axes.set(yscale="log", ylabel="images")
         axes.set(xlabel="log q(x) (nats per image; all below are in the first bar)")
         axes.grid(alpha=0.3)
@@ -358,7 +366,7 @@ def extremes(encoder, x_test, *, rows=2, columns=15):
     count = rows * columns
     if len(x_test) < 2 * count:
         raise ValueError(f"this picture needs {2 * count} images, not {len(x_test)}")
-    order = np.argsort(-nice.log_likelihood(encoder, x_test, encoder.get_layer("noise")))
+    order = np.argsort(-nice.log_likelihood(encoder, x_test))
     images = x_test[np.concatenate([order[:count], order[-count:]])]
     images = images.reshape(2 * rows, columns, *x_test.shape[1:])
     return Sheet(images, row_labels=["likeliest"] * rows + ["least likely"] * rows)
@@ -380,7 +388,7 @@ def plane(*, couplings=6, epochs=30, seed=0):
         hidden_units=64,
         output_activation="linear",
         scale_speed=10.0,
-        dequantise=False,
+        levels=255,
         noise=0.0,
     )
     keras.utils.set_random_seed(seed)

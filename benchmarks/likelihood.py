@@ -53,7 +53,7 @@ def with_mixture(encoder, images, prior, epochs):
     model = keras.Model(encoder.input, prior(z), name="encoder")  # the widths are in the prior
     for layer in model.layers:
         layer.trainable = layer is prior
-    batches = Batches(images, np.arange(len(images)), 200)
+    batches = Batches(images, batch_size=200)
     nice.start_from_data(model, batches)
     rate = keras.optimizers.schedules.CosineDecay(1e-3, epochs * len(batches))
     model.compile(keras.optimizers.Adam(rate))

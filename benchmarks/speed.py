@@ -89,7 +89,7 @@ def measure_step(nice, batch, width, couplings, repeats=3):
     x = np.random.default_rng(0).integers(0, 256, (steps * batch, 28, 28), dtype="uint8")
 
     def fit():
-        batches = Batches(x, np.arange(len(x)), batch)
+        batches = Batches(x, batch_size=batch)
         encoder.fit(batches.feed(), verbose=0, shuffle=False)
 
     start = time.perf_counter()

@@ -1,1 +1,1 @@
-"""Nothing in here is needed to understand NICE: files, command lines, devices, pictures."""
+"""Nothing in here is needed to understand NICE: files, command lines, devices, pictures, fits."""

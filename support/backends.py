@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from support import chatter
+from support.batches import LARGE
 
 
 def describe_device():
@@ -21,7 +22,7 @@ def describe_device():
             device = device.device_kind if device.platform != "cpu" else "CPU"
         case _:
             device = str(x.device)
-    said = chatter.about_gpu()
+    said = chatter.about_gpu(chatter.give_back())
     return f"{name} on {device}" + (f" ({said})" if said and "cpu" in device.lower() else "")
 
 
@@ -37,7 +38,7 @@ def use_all_devices(batch_size, *counts):
     """Train data-parallel if there are several devices, where Keras can: on JAX.
 
     Args:
-        batch_size: images in a training batch; other batches have 1,000.
+        batch_size: images in a training batch; other batches are as large as `Batches` has them.
         counts: of the images in each set, the training set first. Every batch, the last ones
             too, is dealt out evenly.
     """
@@ -53,7 +54,7 @@ def use_all_devices(batch_size, *counts):
     if backend != "jax":
         print(f"training on 1 of {len(devices)} devices: KERAS_BACKEND=jax uses all")
         return
-    sizes = [batch_size, counts[0] % batch_size, 1000, *(count % 1000 for count in counts)]
+    sizes = [batch_size, counts[0] % batch_size, LARGE, *(count % LARGE for count in counts)]
     used = max(n for n in range(1, len(devices) + 1) if not any(size % n for size in sizes))
     if used > 1:
         parallel = keras.distribution.DataParallel(devices=devices[:used])

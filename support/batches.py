@@ -3,7 +3,10 @@
 import math
 
 import keras
+import numpy as np
 from keras import ops
+
+LARGE = 1000  # images in a batch where nothing learns
 
 
 class Batches(keras.utils.PyDataset):
@@ -13,16 +16,16 @@ class Batches(keras.utils.PyDataset):
 
     Args:
         images: array of images in grey levels.
-        rows: which of them, in this order.
+        rows: which of them, in this order; all, if None.
         batch_size: images in a batch; the last one may be smaller.
         noise: a `UniformNoise` to add; None for images as they are.
         seed: which draw of the noise; it is the same whenever a batch is read.
     """
 
-    def __init__(self, images, rows, batch_size, noise=None, seed=0):
+    def __init__(self, images, rows=None, batch_size=LARGE, noise=None, seed=0):
         super().__init__()
         self.images = images
-        self.rows = rows
+        self.rows = np.arange(len(images)) if rows is None else rows
         self.batch_size = batch_size
         self.noise = noise
         self.seed = seed

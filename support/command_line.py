@@ -29,6 +29,19 @@ def at_least(least, kind):
 
 size, seed, real = at_least(1, int), at_least(0, int), at_least(0, float)
 
+OPTIONS = {  # of pictures
+    "rows": {"type": size, "metavar": "N", "help": "rows of images"},
+    "columns": {"type": size, "metavar": "N", "help": "columns of images"},
+    "temperature": {"type": real, "metavar": "T", "help": "how widely codes are spread"},
+    "source": {"choices": ("fitted", "prior"), "help": "density that codes are drawn from"},
+    "dimensions": {"type": size, "metavar": "N", "help": "how many of each kind to show"},
+    "count": {"type": size, "metavar": "N", "help": "images to average over"},
+    "steps": {"type": size, "metavar": "N", "help": "of gradient ascent"},
+    "couplings": {"type": size, "metavar": "N", "help": "layers of the flow"},
+    "epochs": {"type": size, "metavar": "N", "help": "passes over the points"},
+    "seed": {"type": seed, "metavar": "N", "help": "of all random numbers"},
+}
+
 
 class Parser(argparse.ArgumentParser):
     """An argparse parser that puts an error in one line, without the usage."""
@@ -115,12 +128,9 @@ def parse_picture(argv, pictures):
             command.add_argument("--data", default=MNIST, help="where real images come from")
         command.add_argument("--output", type=Path, help="default: beside the model")
         for option, default in options.items():
-            kind = {"seed": seed, "temperature": real}.get(option, size)
-            if isinstance(default, str):
-                kind = str
-            command.add_argument(
-                f"--{option}", type=kind, default=default, help=f"default: {default}"
-            )
+            settings = dict(OPTIONS[option])
+            settings["help"] += f" (default: {default})"
+            command.add_argument(f"--{option}", default=default, **settings)
     if argv[:1] in (["-h"], ["--help"]):
         return parser.parse_args(argv)
     for i, word in enumerate(argv):

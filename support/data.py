@@ -6,6 +6,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from support.errors import first_line
+
 MNIST = Path(__file__).parent.parent / "data" / "mnist.npz"
 KERAS_DATA_SETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")
 
@@ -114,14 +116,9 @@ def fingerprint(*arrays):
 
 
 def check_shape(encoder, images):
+    """Raise ValueError if the images are not of the shape that the encoder was trained on."""
     if images.shape[1:] != encoder.input_shape[1:]:
         raise ValueError(
             f"the data's images have shape {images.shape[1:]}, the model was trained on "
             f"{encoder.input_shape[1:]}: choose its --data"
         )
-
-
-def first_line(error):
-    """What went wrong, in one line; Keras puts another library's reason last."""
-    reason = str(error).split("Exception encountered: ")[-1].strip()
-    return (reason or type(error).__name__).splitlines()[0]

@@ -3,17 +3,18 @@
 import csv
 import math
 import sys
+import zipfile
 
 import keras
 import numpy as np
 
 from support import pictures
-from support.data import first_line
+from support.errors import first_line
 from support.model_files import check_zip
 from support.runs import replace
 
 
-class KeepRun(keras.callbacks.Callback):
+class RunKeeper(keras.callbacks.Callback):
     """Seed each epoch of `fit`, and keep what it leaves: best model, grid, history, backup.
 
     After each epoch it writes the best model so far (`nice.keras`), a grid of images drawn
@@ -25,7 +26,7 @@ class KeepRun(keras.callbacks.Callback):
     Args:
         output: a folder that `runs.folder` has made ready.
         batches: the `Batches` that train.
-        draw: a function without arguments that returns 225 images in grey levels.
+        draw: a function from a number to as many new images, in grey levels.
         seed: of the run.
         describe: a function from a loss to further columns of the history, a dict.
 
@@ -46,11 +47,11 @@ class KeepRun(keras.callbacks.Callback):
         encoder.optimizer.build(encoder.trainable_variables)
         try:
             check_zip(self.backup)
+            with zipfile.ZipFile(self.backup) as file:
+                done = int(file.read("epoch"))
             encoder.load_weights(self.backup)
             history = read_history(self.output)
-            # rounded: in mixed_float16 Keras skips, and does not count, a step that overflows
-            done = round(int(encoder.optimizer.iterations) / len(self.batches))
-            if not 0 < done <= len(history):
+            if len(history) < done:
                 raise ValueError(f"it is of epoch {done}, the history of {len(history)}")
         except Exception as error:  # h5py and Keras have many
             raise ValueError(
@@ -76,12 +77,21 @@ class KeepRun(keras.callbacks.Callback):
             model = keras.Model(self.model.input, self.model.output, name="encoder")
             replace(self.output / "nice.keras", model.save)
         picture = self.output / "samples" / f"epoch_{epoch + 1:03}.png"
-        replace(picture, lambda path: pictures.write_png(path, pictures.grid(self.draw(), 15, 15)))
+        replace(
+            picture,
+            lambda path: pictures.write_png(path, pictures.grid(self.draw(15 * 15), 15, 15)),
+        )
         replace(self.output / "history.csv", lambda path: write_history(path, self.history))
         if math.isfinite(logs["loss"]):
-            replace(self.backup, self.model.save)
+            replace(self.backup, self.save_backup)
         else:
             self.model.stop_training = True
+
+    def save_backup(self, path):
+        self.model.save(path)
+        with zipfile.ZipFile(path, "a") as file:
+            # The optimiser's count of steps would not do: in half precision Keras skips some.
+            file.writestr("epoch", str(len(self.history)))
 
     def finish(self):
         """Leave the curves and the animation, which marks the run as finished."""
@@ -119,10 +129,12 @@ def report(history, kind):
 
 
 def warn(message):
+    """Say one line on stderr; the program goes on."""
     print(f"nice.py: {message}", file=sys.stderr)
 
 
 def write_history(path, history):
+    """Write a dict an epoch as a row each."""
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, history[0])
         writer.writeheader()
@@ -130,6 +142,7 @@ def write_history(path, history):
 
 
 def read_history(output):
+    """The rows of `write_history`, from the output folder's history.csv."""
     with open(output / "history.csv", newline="") as file:
         rows = [{key: float(row[key]) for key in row} for row in csv.DictReader(file)]
     return [row | {"epoch": int(row["epoch"])} for row in rows]

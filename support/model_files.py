@@ -1,9 +1,12 @@
-"""Model files: see that a .keras file is whole and harmless before Keras reads it."""
+"""Model files: load a .keras file, once it is known to be whole and harmless."""
 
 import json
 import zipfile
 
 import keras
+from keras import ops
+
+from support.errors import first_line
 
 
 def check_zip(path):
@@ -34,3 +37,25 @@ def check_classes(path):
             raise ValueError(f"a NICE model has no {name}")
         if isinstance(part, (dict, list)):
             parts += part.values() if isinstance(part, dict) else part
+
+
+def load(path, use):
+    """Load a model from a .keras file, without running any code that the file may carry.
+
+    Args:
+        use: a function that is tried on the model; if it fails, the model is not one of ours.
+
+    Raises:
+        ValueError: the file is missing, damaged, or not a NICE model.
+    """
+    try:
+        check_zip(path)
+        check_classes(path)
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+        use(model)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such model; train one with: python nice.py") from None
+    except Exception as error:  # a damaged file fails in zipfile's, h5py's or Keras's many ways
+        ops.zeros(())  # a backend that does not start fails here again: no fault of the file
+        raise ValueError(f"{path}: not a usable NICE model: {first_line(error)}") from None
+    return model

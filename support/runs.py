@@ -13,15 +13,7 @@ import threading
 
 import filelock
 
-from support.data import first_line
-
-
-class Stopped(Exception):
-    """A run ended early: a line for the user, and the exit status."""
-
-    def __init__(self, message, status):
-        super().__init__(message)
-        self.status = status
+from support.errors import Stopped, first_line
 
 
 @contextlib.contextmanager
@@ -30,12 +22,15 @@ def on_signals(handler):
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {signum: signal.signal(signum, handler) for signum in (signal.SIGINT, signal.SIGTERM)}
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    ours = [signum for signum in before if before[signum] is not signal.SIG_IGN]
     try:
+        for signum in ours:  # one that is ignored, as a shell has it in the background, stays so
+            signal.signal(signum, handler)
         yield
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler or signal.SIG_DFL)  # None: not set from Python
+        for signum in ours:
+            signal.signal(signum, before[signum] or signal.SIG_DFL)  # None: not set from Python
 
 
 def replace(path, write):

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from support import chatter
+from support.errors import Stopped, first_line
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("nice.py", "sample.py", "benchmarks/digits.py", "benchmarks/likelihood.py")
@@ -69,9 +70,7 @@ def program(name):
     def decorate(main):
         @functools.wraps(main)
         def run(argv=None):
-            from support.command_line import Parser  # not before the program has begun: Keras
-            from support.data import first_line
-            from support.runs import Stopped
+            from support.command_line import Parser  # not before: it loads Keras
 
             try:
                 return main(sys.argv[1:] if argv is None else argv) or 0

@@ -85,19 +85,27 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(digits, tmp_path):
 
 
 @WITHOUT_SIGNALS
-def test_a_run_in_half_precision_goes_on(digits, tmp_path, monkeypatch, capsys):
-    """Keras then skips the steps that overflow, a few at first, and does not count them."""
+@pytest.mark.parametrize("batch_size", [10, 1000])
+def test_a_run_in_half_precision_goes_on(batch_size, digits, tmp_path, monkeypatch, capsys):
+    """Keras then skips the steps that overflow, some at first, and does not count them.
+
+    What a run starts from is found once.
+    """
+    started, start_from_data = [], nice.start_from_data
+    monkeypatch.setattr(
+        nice, "start_from_data", lambda *args: started.append(args) or start_from_data(*args)
+    )
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_float16")
     try:
         with monkeypatch.context() as patch:
             patch.setattr("nice.fit_codes", lambda *arguments: os.kill(os.getpid(), signal.SIGTERM))
-            options = "--batch-size", "10"
+            options = "--batch-size", batch_size, "--recipe", "paper"
             assert train(digits, tmp_path, *options, epochs=2) == 128 + signal.SIGTERM
         assert train(digits, tmp_path, *options, epochs=2) == 0
     finally:
         keras.config.set_dtype_policy(policy)
-    assert "going on after epoch 2" in capsys.readouterr().out
+    assert "going on after epoch 2" in capsys.readouterr().out and len(started) == 1
     assert [row["epoch"] for row in read_history(tmp_path)] == [1, 2]
 
 
@@ -106,7 +114,7 @@ def test_a_run_stopped_at_its_very_end_still_finishes(digits, tmp_path, monkeypa
     """After the last epoch, with or without the density fitted to the codes: the same model."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert train(digits, whole) == 0
-    for name in ("fit_codes", "history.KeepRun.finish"):
+    for name in ("fit_codes", "history.RunKeeper.finish"):
         with monkeypatch.context() as patch:
             patch.setattr(f"nice.{name}", lambda *arguments: os.kill(os.getpid(), signal.SIGTERM))
             assert train(digits, stopped) == 128 + signal.SIGTERM
@@ -127,6 +135,19 @@ def test_a_signal_while_a_file_is_written_waits_and_is_not_lost(signum, tmp_path
     with runs.on_signals(runs.stop), pytest.raises(KeyboardInterrupt):
         runs.replace(path, write)
     assert path.read_text() == "whole" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    """A shell starts what it puts in the background so: Ctrl-C is for what is in front."""
+    received, before = [], signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with runs.on_signals(lambda signum, frame: received.append(signum)):
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert received == [signal.SIGTERM]
 
 
 def test_kill_at_any_moment(digits, tmp_path):

@@ -29,7 +29,7 @@ from conftest import SMALL, jacobian, randomise, train
 import nice
 import sample
 from layers import CodeSampler, FlowLayer, UniformNoise
-from support import backends, chatter, command_line, data, history, runs, startup
+from support import backends, chatter, command_line, data, history, pictures, runs, startup
 from support.batches import Batches
 
 ROOT = Path(nice.__file__).parent
@@ -152,7 +152,8 @@ def test_every_policy(policy, keras_setting, tmp_path):
     )
     assert declared == pytest.approx(log_scale, rel=1e-6)
     assert nats == pytest.approx(declared - 6 * math.log(256), abs=0.01 if half else 1e-4)
-    density = nice.log_likelihood(encoder, x) - array(encoder.get_layer("prior").log_prob(z))
+    plain = nice.log_likelihood(encoder, x, UniformNoise(0, 0))
+    density = plain - array(encoder.get_layer("prior").log_prob(z))
     np.testing.assert_allclose(density, log_scale, atol=0.01 if half else 1e-4)
 
     noisy = array(encoder(x, training=True))
@@ -185,13 +186,13 @@ def test_density_integrates_to_one(prior):
 
 
 @pytest.mark.parametrize("prior", BELLS)
-@pytest.mark.parametrize("dequantise", [True, False])
-def test_likelihood_agrees_with_float64(prior, dequantise):
+@pytest.mark.parametrize("levels", [256, 255])
+def test_likelihood_agrees_with_float64(prior, levels):
     """Walk the weights in NumPy, in double precision."""
-    encoder = small_encoder((6, 4), prior=prior, dequantise=dequantise, scale_speed=3.0)
+    encoder = small_encoder((6, 4), prior=prior, levels=levels, scale_speed=3.0)
     randomise(encoder, deviation=0.2)
     images = grey(20, 6, 4)
-    z = images.reshape(20, 24).astype("float64") / (256 if dequantise else 255)
+    z = images.reshape(20, 24).astype("float64") / levels
     for i in (1, 2, 3):
         reverse = z[:, ::-1]
         shift = reverse[:, 0::2]
@@ -226,10 +227,8 @@ def test_training_loss_is_the_negative_log_likelihood(prior, constant):
 def test_likelihood_of_one_draw_of_the_noise():
     encoder = randomise(small_encoder((6,), noise=1 / 256), deviation=0.1)
     images = np.full((5, 6), 100, "uint8")
-    plain = nice.log_likelihood(encoder, images)
-    one, again, other = (
-        nice.log_likelihood(encoder, images, encoder.get_layer("noise"), seed) for seed in (1, 1, 2)
-    )
+    plain = nice.log_likelihood(encoder, images, UniformNoise(0, 0))
+    one, again, other = (nice.log_likelihood(encoder, images, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, again)
     assert (one != other).all() and np.ptp(plain) < 1e-5 < np.ptp(one)
 
@@ -254,25 +253,25 @@ def test_the_standard_error_is_that_of_the_mean_over_the_images(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("dequantise", "noise", "levels", "remark"),
+    ("levels", "noise", "in_bits", "remark"),
     [
-        (True, 1 / 256, 256, ""),
-        (False, 1 / 255, None, " (of x = (pixel + 1 u) / 255; "),
-        (False, 0.0, 255, " (trained without noise, the model knows nothing"),
-        (True, 0.0, 256, " (trained without noise, the model knows nothing"),
-        (True, 0.02, None, " (of x = (pixel + 5.12 u) / 256; "),
-        (False, 0.01, None, " (of x = (pixel + 2.55 u) / 255; "),
+        (256, 1 / 256, True, ""),
+        (255, 1 / 255, False, " (of x = (pixel + 1 u) / 255; "),
+        (255, 0.0, True, " (trained without noise, the model knows nothing"),
+        (256, 0.0, True, " (trained without noise, the model knows nothing"),
+        (256, 0.02, False, " (of x = (pixel + 5.12 u) / 256; "),
+        (255, 0.01, False, " (of x = (pixel + 2.55 u) / 255; "),
     ],
 )
-def test_how_a_likelihood_is_described(dequantise, noise, levels, remark):
+def test_how_a_likelihood_is_described(levels, noise, in_bits, remark):
     """Bits per dimension only where they mean something; a remark where nats do not compare."""
-    encoder = small_encoder((6,), dequantise=dequantise, noise=noise)
+    encoder = small_encoder((6,), levels=levels, noise=noise)
     images = np.random.default_rng(0).integers(0, 256, (30, 6), "uint8")
     line = nice.describe_likelihood(encoder, images, draws=3)
     pattern = r"test log-likelihood: (\S+) ± (\S+) nats(?:, (\S+) bits/dim)?(.*)"
     nats, error, bits, rest = re.fullmatch(pattern, line).groups()
     assert rest.startswith(remark) and bool(rest) == bool(remark)
-    assert ("do not compare" in rest) == (bits is None) == (levels is None)
+    assert ("do not compare" in rest) == (bits is None) == (not in_bits)
 
     layer = encoder.get_layer("noise") if noise else UniformNoise(0, 1)
     draws = [nice.log_likelihood(encoder, images, layer, seed) for seed in range(3)]
@@ -306,17 +305,17 @@ def test_the_articles_noise_darkens(digits):
     x_train, *_ = data.load_images(digits)
     pixels = x_train[:200].reshape(200, -1) / 255.0
     for width in (0.02, 0.0):
-        encoder = small_encoder(dequantise=False, noise=width)
+        encoder = small_encoder(levels=255, noise=width)
         x = keras.Model(encoder.input, encoder.get_layer("grey_levels").output)
         u = pixels - array(x(x_train[:200], training=True))
         assert u.min() > -1e-6 and u.max() < width + 1e-6
         assert u.mean() == pytest.approx(width / 2, abs=1e-4)
-    assert nice.RECIPES["article"].noise == 0 and not nice.RECIPES["article"].dequantise
+    assert nice.RECIPES["article"].noise == 0 and nice.RECIPES["article"].levels == 255
 
 
 @pytest.mark.parametrize("recipe", nice.RECIPES)
 def test_split_holds_back_the_end_of_the_training_images(recipe):
-    training, held = nice.split(60000, nice.RECIPES[recipe])
+    training, held = nice.hold_out(60000, nice.RECIPES[recipe])
     np.testing.assert_array_equal(np.concatenate([training, held]), np.arange(60000))
     assert len(held) == (0 if recipe == "article" else 10000)
 
@@ -492,7 +491,7 @@ def test_fit_is_fed_batch_by_batch(monkeypatch, tmp_path):
     monkeypatch.setattr(
         keras.Model, "fit", lambda self, x, **options: fed.append((x, options["validation_data"]))
     )
-    monkeypatch.setattr(history.KeepRun, "finish", lambda self: None)
+    monkeypatch.setattr(history.RunKeeper, "finish", lambda self: None)
     batches, encoder = everything(np.zeros((100, 4, 4), "uint8")), small_encoder((4, 4))
     nice.train(encoder, batches, batches, small(), tmp_path)
     ((x, validation),) = fed
@@ -522,7 +521,16 @@ def test_a_run_leaves_what_it_promises(trained):
     assert settings["noise"] == 1 / 256 and settings["epochs"] == 3
     assert set(settings) == {"data", *(field.name for field in dataclasses.fields(nice.Recipe))}
     assert not [*trained.glob("partial-*"), *trained.glob("backup*")]
-    assert isinstance(nice.load_encoder(trained / "nice.keras").layers[-1], CodeSampler)
+    assert isinstance(nice.load_encoder(trained / "nice.keras").get_layer("fitted"), CodeSampler)
+
+
+def test_each_epochs_grid_is_drawn_from_the_prior_with_one_seed(trained):
+    best = history.best(history.read_history(trained))["epoch"]
+    encoder = nice.load_encoder(trained / "nice.keras")
+    z = encoder.get_layer("prior").sample(225, temperature=0.8, seed=0)
+    expected = pictures.grid(array(nice.build_decoder(encoder)(z)), 15, 15).astype(int)
+    grid = imageio.imread(trained / "samples" / f"epoch_{best:03}.png")
+    assert abs(grid - expected).max() <= 1 and grid.std() > 10
 
 
 def test_the_history_says_what_the_loss_is_worth(trained):
@@ -566,8 +574,8 @@ def keep(tmp_path):
     encoder.compile(keras.optimizers.Adam())
     (tmp_path / "samples").mkdir()
     batches = everything(grey(100, 4))
-    keep = history.KeepRun(
-        tmp_path, batches, lambda: np.zeros((225, 4, 4)), seed=7, describe=lambda loss: {}
+    keep = history.RunKeeper(
+        tmp_path, batches, lambda count: np.zeros((count, 4, 4)), seed=7, describe=lambda loss: {}
     )
     keep.set_model(encoder)
     return keep
@@ -617,7 +625,7 @@ def test_an_epochs_order_and_noise_hang_on_seed_and_epoch_alone(keep):
 def compiled(monkeypatch, tmp_path):
     """Make an encoder and its optimiser as `train` does, for 3 epochs of 2 batches, and stop."""
     monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: None)
-    monkeypatch.setattr(history.KeepRun, "finish", lambda self: None)
+    monkeypatch.setattr(history.RunKeeper, "finish", lambda self: None)
 
     def compile(**changes):
         recipe = small(epochs=3, learning_rate=1e-3, **changes)
@@ -1157,9 +1165,9 @@ chatter.hold_back()
 os.write(2, b"W0000 cpu.cc:1] greetings\\nE0000 cuda.cc:8] registered before\\n")
 os.write(2, b"E0000 cuda.cc:9] no CUDA driver found\\n")
 print("from Python", file=sys.stderr)
-assert chatter.about_gpu() == "no CUDA driver found"
+assert chatter.about_gpu(chatter.give_back()) == "no CUDA driver found"
 os.write(2, b"from C++\\n")
-assert chatter.about_gpu() == ""
+assert chatter.about_gpu(chatter.give_back()) == ""
 """
     there = program(text)
     assert (there.returncode, there.stderr) == (0, "from Python\nfrom C++\n")
@@ -1183,7 +1191,7 @@ def test_the_backend_is_found_where_keras_looks(tmp_path, monkeypatch):
 @pytest.mark.skipif(os.name != "posix", reason="of a shell's 2>&-")
 def test_a_program_without_stderr_keeps_off_its_descriptor():
     """Or the file that holds back what C++ says would itself be descriptor 2."""
-    text = "from support import chatter; chatter.hold_back(); print(chatter.file)"
+    text = "from support import chatter; chatter.hold_back(); print(chatter.held)"
     command = ["sh", "-c", 'exec "$0" "$@" 2>&-', sys.executable, "-c", text]
     there = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert (there.returncode, there.stdout) == (0, "None\n")
@@ -1218,7 +1226,11 @@ def test_a_backend_that_does_not_start_is_heard(failure, words):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="of a second process")
 @pytest.mark.parametrize(
     "ending",
-    ["", "sys.exit(2)", "print(chatter.about_gpu()); os.kill(os.getpid(), signal.SIGKILL)"],
+    [
+        "",
+        "sys.exit(2)",
+        "print(chatter.about_gpu(chatter.give_back())); os.kill(os.getpid(), signal.SIGKILL)",
+    ],
 )
 def test_what_is_held_back_stays_so_where_nothing_failed(ending):
     there = program(HELD_BACK + "child, _ = chatter.watcher\nprint(child, flush=True)\n" + ending)
@@ -1283,7 +1295,7 @@ def test_as_many_devices_as_divide_every_batch(monkeypatch, capsys):
 def test_the_device_is_named_with_the_reason_why_it_is_no_gpu(monkeypatch):
     plain = backends.describe_device()
     assert plain.startswith(f"{keras.backend.backend()} on ")
-    monkeypatch.setattr(chatter, "about_gpu", lambda: "no CUDA driver found")
+    monkeypatch.setattr(chatter, "about_gpu", lambda text: "no CUDA driver found")
     reason = " (no CUDA driver found)" if "cpu" in plain.lower() else ""
     assert backends.describe_device() == plain + reason
 
@@ -1330,5 +1342,5 @@ def test_the_model_reads_on_its_own_and_support_knows_nothing_of_it():
                 names |= {f"{module}.{alias.name}".strip(".") for alias in node.names}
         assert not {name.split(".")[0] for name in names} & {"layers", "nice", "sample"}, path
         imports[path.stem] = {name.split(".")[1] for name in names if name.startswith("support.")}
-    assert imports["history"] > {"data"}
+    assert imports["history"] > {"errors"}
     graphlib.TopologicalSorter(imports).prepare()  # no cycles
