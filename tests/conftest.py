@@ -1,6 +1,7 @@
 """What the tests share: small networks, real digits, and each backend's autodiff."""
 
 import os
+import signal
 
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # suites may share a GPU
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -11,6 +12,8 @@ import pytest
 
 import nice
 from support import data
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores in the background
 
 SMALL = ["--couplings", "2", "--hidden-layers", "1", "--hidden-units", "32", "--batch-size", "100"]
 
