@@ -595,9 +595,10 @@ class CodeSampler(keras.Layer):
         sigma, basis, shares, means, roots = map(ops.convert_to_numpy, weights)
         rng, shares = np.random.default_rng(seed), shares.astype("float64")
         chosen = rng.choice(self.components, count, p=shares / shares.sum())
-        g = rng.normal(size=(count, self.directions))
-        spread = np.einsum("nij,nj->ni", roots[chosen], temperature * g) @ basis.T
-        return ((means[chosen] + spread) / sigma).astype("float32")
+        y = temperature * rng.normal(size=(count, self.directions))
+        for k in np.unique(chosen):
+            y[chosen == k] = y[chosen == k] @ roots[k].T
+        return ((means[chosen] + y @ basis.T) / sigma).astype("float32")
 
     def get_config(self):
         return {

@@ -110,7 +110,7 @@ def interpolate(encoder, x_test, y_test, *, rows=5, columns=10, seed=0):
     a, b = (encode(encoder, images)[:, None] for images in (first, second))
     t = np.linspace(0, 1, columns, dtype="float32")[:, None]
     lines = (1 - t) * a + t * b
-    lengths = [np.linalg.norm(z, axis=-1, keepdims=True) for z in (a, b)]
+    lengths = [np.linalg.norm(z, axis=-1, keepdims=True) + 1e-12 for z in (a, b)]  # none is 0
     a, b = a / lengths[0], b / lengths[1]
     angle = np.arccos(np.clip(np.sum(a * b, axis=-1, keepdims=True), -0.9999, 0.9999))
     circles = (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
@@ -378,6 +378,7 @@ def plane(*, couplings=6, epochs=30, seed=0):
     Trains the same layers on two half circles, for some seconds. Couplings shear the grid and
     keep every area; only the scaling changes areas, all by the same factor.
     """
+    backends.check_floatx()
     rng = np.random.default_rng(seed)
     angle, moon = np.pi * rng.random(20000), rng.integers(2, size=20000)
     points = np.stack([np.cos(angle) + moon, np.sin(angle) * (1 - 2 * moon) + moon / 2], axis=1)

@@ -1,17 +1,29 @@
 """Fit Gaussians to data: principal directions, k-means, then EM. NumPy only."""
 
+import itertools
+
 import numpy as np
 
 
-def principal_directions(parts, count):
+def principal_directions(parts, count, wide=4096):
     """The directions in which rows vary most, as `count` orthonormal columns.
+
+    Where D is above `wide`, a matrix of D times D would be too much: then of the first part alone
+    (and if it has fewer rows than `count`, the columns that are left are 0).
 
     Args:
         parts: the rows, some at a time: arrays (any number, D).
     """
-    rows, total, squares, origin = 0, 0.0, 0.0, None
-    for h in parts:
-        origin = h.mean(axis=0) if origin is None else origin  # squares of small numbers are exact
+    parts = iter(parts)
+    first = next(parts)
+    if first.shape[1] > wide:
+        _, _, found = np.linalg.svd(first - first.mean(axis=0), full_matrices=False)
+        basis = np.zeros((first.shape[1], count), "float32")
+        basis[:, : len(found)] = found[:count].T
+        return basis
+    rows, total, squares = 0, 0.0, 0.0
+    origin = first.mean(axis=0)  # squares of small numbers are exact
+    for h in itertools.chain([first], parts):
         h = h - origin
         rows, total, squares = rows + len(h), total + h.sum(axis=0), squares + h.T @ h
     mean = total / rows

@@ -19,7 +19,7 @@ from layers import (
     MixturePrior,
     UniformNoise,
 )
-from support import backends
+from support import backends, gaussians
 
 POLICIES = ("float32", "float64", "mixed_float16", "mixed_bfloat16")
 
@@ -386,3 +386,13 @@ def test_layers_can_be_saved(name, tmp_path):
 def test_bad_arguments(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_principal_directions_of_wide_rows_are_found_without_a_square_matrix():
+    h = numbers(80, 50) * np.linspace(1, 9, 50, dtype="float32")
+    expected = gaussians.principal_directions([h], 3)
+    basis = gaussians.principal_directions([h, 100 + h], 3, wide=10)  # the first part alone
+    assert basis.shape == (50, 3) and basis.dtype == np.float32
+    np.testing.assert_allclose(abs(basis.T @ expected), np.eye(3), atol=1e-3)
+    few = gaussians.principal_directions([h[:4]], 6, wide=10)
+    assert few.shape == (50, 6) and not few[:, 4:].any()

@@ -196,6 +196,14 @@ def test_interpolation_starts_and_ends_at_the_images(encoder, test_set):
         np.testing.assert_allclose(block[:, -1], second, atol=0.05)
 
 
+def test_a_code_of_zeros_has_a_circle():
+    """That of a black image, without noise or biases."""
+    recipe = nice.Recipe(couplings=1, hidden_layers=1, hidden_units=8, noise=0.0)
+    images = np.concatenate([np.zeros((2, 4, 4), "uint8"), random_images(2, 4, 4)])
+    sheet = sample.interpolate(nice.build_encoder((4, 4), recipe), images, None, rows=2, columns=3)
+    assert np.isfinite(sheet.images).all()
+
+
 def test_lines_are_straight_and_the_length_changes_evenly_along_circles(encoder, test_set):
     sheet = sample.interpolate(encoder, *test_set, rows=4, columns=7)
     codes = sample.encode(encoder, sheet.images.reshape(-1, 28, 28)).reshape(8, 7, 784)
@@ -481,6 +489,15 @@ def test_a_learned_prior_has_widths_of_its_own(test_set):
     assert width.max() > 1.01 * width.min()
 
 
+def test_a_plane_needs_a_fine_floatx(tmp_path, refuse):
+    before = keras.config.floatx()
+    keras.config.set_floatx("float16")
+    try:
+        refuse(sample.main, ["plane", "--output", tmp_path / "a.png"], "floatx is float16")
+    finally:
+        keras.config.set_floatx(before)
+
+
 def test_a_plane_keeps_its_area_until_the_scaling(drawn_axes, monkeypatch, capsys):
     built = []
     build = nice.build_encoder
@@ -565,7 +582,14 @@ def test_each_step_of_inpainting_sees_noise_of_its_own(encoder, test_set, monkey
     assert seeds == [0, 1, 2, 3]
 
 
-def test_inpaintings_picture(encoder, test_set, capsys):
+def test_inpaintings_picture(encoder, test_set, monkeypatch, capsys):
+    measured_under, measure = [], nice.log_likelihood
+
+    def note(encoder, images, noise=None, seed=0):
+        measured_under.append(noise or encoder.get_layer("noise"))
+        return measure(encoder, images, noise, seed)
+
+    monkeypatch.setattr(nice, "log_likelihood", note)
     sheet = sample.inpaint(encoder, test_set[0], rows=2, count=4, steps=3, seed=1)
     assert sheet.images.shape == (2, 18, 28, 28)
     masks = sample.masks((28, 28), seed=1)
@@ -581,7 +605,8 @@ def test_inpaintings_picture(encoder, test_set, capsys):
     _, *lines = capsys.readouterr().out.splitlines()
     assert [line[:14].strip() for line in lines] == list(masks)
     noise = encoder.get_layer("noise")
-    expected = nice.log_likelihood(encoder, first, noise, seed=1).mean()  # of all four
+    assert len(measured_under) == 18 and set(measured_under) == {noise}
+    expected = measure(encoder, first, noise, seed=1).mean()  # of all four
     for line in lines:
         assert float(line[14:24]) == pytest.approx(expected, abs=1)
 
