@@ -579,7 +579,7 @@ class CodeSampler(keras.Layer):
             y[filled : filled + len(h)] = h @ basis
             filled += len(h)
         fitted = gaussians.fit_mixture(y[:filled], self.components)
-        shares, along_basis, covariances, belonging = fitted
+        shares, along_basis, roots, belonging = fitted
         # The means in all D dimensions; but along the basis those that more rows have given.
         means = gaussians.weighted_means((h, belonging(h @ basis)) for h in parts(for_directions))
         means += (along_basis - means @ basis) @ basis.T
@@ -587,7 +587,7 @@ class CodeSampler(keras.Layer):
         self.basis.assign(basis)
         self.shares.assign(shares)
         self.means.assign(means)
-        self.roots.assign(np.linalg.cholesky(covariances))
+        self.roots.assign(roots)
 
     def sample(self, count, temperature=1.0, seed=0):
         """Draw (count, D) codes; the temperature narrows each Gaussian about its own mean."""

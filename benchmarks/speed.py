@@ -31,7 +31,7 @@ BACKENDS = ("tensorflow", "jax", "torch")
 BATCHES = (32, 128, 512, 1024, 4096)
 WIDTHS = (250, 500, 1000, 2000)
 COUPLINGS = (1, 2, 4, 8)
-SETS = (12000, 60000, 600000)
+SETS = (300, 60000, 600000)
 PARTS = ("training", "sampling", "growth", "memory")
 ARTICLE = {"batch": 128, "width": 1000, "couplings": 4}
 
@@ -123,10 +123,8 @@ def measure_sampling(nice):
     }
 
 
-def measure_run(nice, images, folder, fit_codes):
+def measure_run(nice, images, folder):
     """A whole run of nice.py, an epoch of a small network, on a file of random images."""
-    if not fit_codes:
-        nice.fit_codes = lambda encoder, batches: encoder
     path = Path(folder) / f"{images}.npz"
     arguments = ["--data", path, "--output", Path(folder) / f"output-{images}", "--fresh"]
     arguments += ["--epochs", 1, "--couplings", 2, "--hidden-units", 32]
@@ -307,30 +305,27 @@ def growth(best, fastest):
 
 
 def memory(backends, rounds):
-    """Peak memory of a run above that of one on 12,000 images, by the size of the images added.
+    """Peak memory of a run above that of one on hardly any images, by the size of the images.
 
-    Medians of some runs: a single one may be 20 MB off.
+    Medians of some runs: a single one may be 10 MB off.
     """
-    heading("memory / images, above 12,000", "training", "with the fit of the codes")
+    sizes, peaks = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for images in SETS:
-            rng = np.random.default_rng(0)
-            x = rng.integers(0, 256, (images, 28, 28), dtype="uint8")
+            x = np.random.default_rng(0).integers(0, 256, (images, 28, 28), dtype="uint8")
             np.savez(Path(folder) / f"{images}.npz", x_train=x, x_test=x[:1000])
+            sizes[images] = x.nbytes + x[:1000].nbytes
         del x
+        heading("memory / images", *[f"{images:,}" for images in SETS[1:]])
         for name in backends:
-            peaks = {
-                (images, fit): statistics.median(
-                    child(name, "run", images=images, folder=folder, fit_codes=fit)["memory"]
-                    for _ in range(rounds)
-                )
-                for images in SETS
-                for fit in (False, True)
-            }
-            for images in SETS[1:]:
-                above = [peaks[images, fit] - peaks[SETS[0], fit] for fit in (False, True)]
-                added = (images - SETS[0]) * 784
-                row(f"{name}, {images:,} images", *[extra / added for extra in above])
+            for images in SETS:
+                runs = [child(name, "run", images=images, folder=folder) for _ in range(rounds)]
+                peaks[images] = statistics.median(run["memory"] for run in runs if run)
+            above = [
+                (peaks[images] - peaks[SETS[0]]) / (sizes[images] - sizes[SETS[0]])
+                for images in SETS[1:]
+            ]
+            row(name, *above)
 
 
 def main():

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-LARGE = 1000  # images in a batch where nothing learns
+LARGE = 200  # images in a batch where nothing learns; of 1,000 each step's copies take 3 MB
 
 
 class Batches(keras.utils.PyDataset):

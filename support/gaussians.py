@@ -8,8 +8,8 @@ import numpy as np
 def principal_directions(parts, count, wide=4096):
     """The directions in which rows vary most, as `count` orthonormal columns.
 
-    Where D is above `wide`, a matrix of D times D would be too much: then of the first part alone
-    (and if it has fewer rows than `count`, the columns that are left are 0).
+    Where D is above `wide`, a matrix of D times D would be too much: then of the first 5 parts
+    alone (and if they have fewer rows than `count`, the columns that are left are 0).
 
     Args:
         parts: the rows, some at a time: arrays (any number, D).
@@ -17,7 +17,8 @@ def principal_directions(parts, count, wide=4096):
     parts = iter(parts)
     first = next(parts)
     if first.shape[1] > wide:
-        _, _, found = np.linalg.svd(first - first.mean(axis=0), full_matrices=False)
+        few = np.concatenate([first, *itertools.islice(parts, 4)])
+        _, _, found = np.linalg.svd(few - few.mean(axis=0), full_matrices=False)
         basis = np.zeros((first.shape[1], count), "float32")
         basis[:, : len(found)] = found[:count].T
         return basis
@@ -44,19 +45,19 @@ def fit_mixture(y, components, leading=60, rounds=6):
     Returns:
         shares: array (K,), of all rows.
         means: array (K, d).
-        covariances: array (K, d, d).
+        roots: of the covariances, the lower triangular ones of Cholesky: array (K, d, d).
         belonging: a function from rows of y to each one's share in each Gaussian, (rows, K).
     """
     x = y[:, :leading]
-    centres, one = k_means(x, components), np.eye(components, dtype="float32")
-    gaussians = fit_gaussians(x, lambda some: one[nearest(some, centres)])
-    for _ in range(rounds):
-        gaussians = fit_gaussians(x, lambda some, old=gaussians: responsibilities(some, *old))
 
     def belonging(some):
         return responsibilities(some[:, :leading], *gaussians)
 
-    return *fit_gaussians(y, belonging), belonging
+    centres, one = k_means(x, components), np.eye(components, dtype="float32")
+    gaussians = fit_gaussians(x, components, lambda some: one[nearest(some, centres)])
+    for _ in range(rounds):
+        gaussians = fit_gaussians(x, components, belonging)  # that is, by the ones before
+    return *fit_gaussians(y, components, belonging), belonging
 
 
 def k_means(y, count, rounds=10, seed=0):
@@ -81,31 +82,38 @@ def blocks(y, size=2000):
     return (y[i : i + size].astype("float32", copy=False) for i in range(0, len(y), size))
 
 
-def fit_gaussians(y, belonging, borrowed=50):
+def fit_gaussians(y, components, belonging, borrowed=50):
     """Fit a Gaussian to each share of the rows of y.
 
     Args:
         belonging: a function from some rows of y to their share in each Gaussian, (rows, K).
         borrowed: every Gaussian's covariance is mixed with the average one, as if it had seen
             that many more rows: small groups keep a sensible shape.
+
+    Returns:
+        shares, means, roots: as those of `fit_mixture`.
     """
-    count, total, squares, origin = 0.0, 0.0, 0.0, y.mean(axis=0, dtype="float32")
+    d, origin = y.shape[1], y.mean(axis=0, dtype="float32")
+    count, total = 0.0, 0.0
+    matrices = np.zeros((components, d, d), "float32")  # each in place, as they are large
     for some in blocks(y):
         shares, some = belonging(some), some - origin
-        count = count + shares.sum(axis=0)
-        total = total + shares.T @ some
-        squares = squares + np.stack([(share[:, None] * some).T @ some for share in shares.T])
+        count, total = count + shares.sum(axis=0), total + shares.T @ some
+        for matrix, share in zip(matrices, shares.T, strict=True):
+            matrix += (share[:, None] * some).T @ some
     means = total / (count[:, None] + 1e-6)
-    scatter = squares - count[:, None, None] * means[:, :, None] * means[:, None, :]
-    average = scatter.sum(axis=0) / len(y) + 1e-8 * np.eye(y.shape[1], dtype="float32")
-    covariances = (scatter + borrowed * average) / (count + borrowed)[:, None, None]
-    return count / len(y), origin + means, covariances
+    for matrix, mean, rows in zip(matrices, means, count, strict=True):
+        matrix -= rows * np.outer(mean, mean)
+    average = matrices.sum(axis=0) / len(y) + 1e-8 * np.eye(d, dtype="float32")
+    for matrix, rows in zip(matrices, count, strict=True):
+        matrix[:] = np.linalg.cholesky((matrix + borrowed * average) / (rows + borrowed))
+    return count / len(y), origin + means, matrices
 
 
-def responsibilities(y, shares, means, covariances):
+def responsibilities(y, shares, means, roots):
     """How much of each row belongs to each Gaussian: array (rows, K), rows adding up to 1."""
     logs = np.empty((len(y), len(means)), y.dtype)
-    for k, (mean, root) in enumerate(zip(means, np.linalg.cholesky(covariances), strict=True)):
+    for k, (mean, root) in enumerate(zip(means, roots, strict=True)):
         standard = (y - mean) @ np.linalg.inv(root).T
         logs[:, k] = -0.5 * np.sum(standard**2, axis=1) - np.sum(np.log(np.diag(root)))
     logs += np.log(shares + 1e-30)

@@ -12,7 +12,7 @@ from conftest import SMALL
 
 import nice
 from layers import CodeSampler, UniformNoise
-from support import data
+from support import data, gaussians
 from support.batches import Batches
 
 
@@ -262,6 +262,17 @@ def test_the_fit_of_the_codes_does_not_hold_them_all(monkeypatch):
     batches = Batches(images, np.arange(20000), 100)
     nice.fit_codes(encoder, Batches(images, np.arange(2000), 100))  # compiles
     assert peak(lambda: nice.fit_codes(encoder, batches)) < 2 * images.nbytes  # as float32: 4
+
+
+def test_gaussians_are_fitted_in_place():
+    """A fit's largest arrays are the covariances, one for each Gaussian: there are no copies."""
+    y = np.random.default_rng(0).normal(size=(500, 120)).astype("float16")
+    one = np.eye(50, dtype="float32")
+
+    def belonging(some):
+        return one[np.arange(len(some)) % 50]
+
+    assert peak(lambda: gaussians.fit_gaussians(y, 50, belonging)) < 1.5 * 4 * 50 * 120**2
 
 
 def test_the_start_of_the_scaling_copies_only_what_it_looks_at():

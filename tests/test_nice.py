@@ -1288,7 +1288,7 @@ def test_as_many_devices_as_divide_every_batch(monkeypatch, capsys):
     backends.use_all_devices(128, 50000, 10000, 10000)
     assert used == [["gpu:0", "gpu:1"]]
     assert capsys.readouterr().out.startswith("training on 2 of 3 devices")
-    backends.use_all_devices(7, 50)  # each batch of 1,000 and the last of 1
+    backends.use_all_devices(7, 50)  # each batch of 7 and the last of 1
     assert len(used) == 1
 
 
@@ -1303,7 +1303,7 @@ def test_the_device_is_named_with_the_reason_why_it_is_no_gpu(monkeypatch):
 def test_several_devices(digits, trained, tmp_path, monkeypatch, capsys):
     """Four of JAX's virtual devices must train as one does; other backends must say they cannot.
 
-    834, 166 and 200 images in batches of 100 and 1,000 can be dealt out evenly to two of them.
+    834, 166 and 200 images in batches of 100 and 200 can be dealt out evenly to two of them.
     """
     backend = keras.backend.backend()
     if backend == "jax":
