@@ -315,6 +315,8 @@ class Prior(keras.Layer):
     def adapt(self, h):
         """Start well, given rows h of what goes into the scaling, an array (rows, D).
 
+        It may be in half precision, and is read block by block, to need less memory.
+
         Returns:
             Where log s should start, an array (D,). A prior that learns widths starts its own
             weights instead, and returns zeros.
@@ -341,8 +343,8 @@ class BellPrior(Prior):
         """
         log_scale = np.zeros(h.shape[1], "float32")
         for _ in range(20):
-            z = h * np.exp(log_scale)
-            mean = np.mean(z * self.slope(z), axis=0)
+            blocks = (some * np.exp(log_scale) for some in gaussians.blocks(h, 200))
+            mean = sum(np.sum(z * self.slope(z), axis=0) for z in blocks) / len(h)
             log_scale -= 0.5 * np.log(np.maximum(mean, 1e-30))
             # Without noise, dimensions that are always 0 have no best s; 1,000 is enough for them.
             log_scale = np.minimum(log_scale, math.log(1e3))
@@ -464,18 +466,22 @@ class MixturePrior(Prior):
         """
         narrow = (self.components + 1) // 2
         wide = self.components - narrow
-        low, high = h.min(axis=0), h.max(axis=0)
+        low, high = (extreme(axis=0).astype("float32") for extreme in (h.min, h.max))
         middles = [(np.arange(count) + 0.5) / max(count, 1) for count in (narrow, wide)]
-        quantiles = np.quantile(h, middles[0], axis=0)
+        columns = (some.astype("float32") for some in np.array_split(h, 16, axis=1))
+        quantiles = [np.quantile(some, middles[0], axis=0) for some in columns]
+        quantiles = np.concatenate(quantiles, axis=1)
         broad = np.maximum((high - low) / max(wide, 1) / 3, self.noise / 6)
         widths = [np.full_like(quantiles, self.noise / 16), np.tile(broad, (wide, 1))]
         self.means.assign(np.concatenate([quantiles, low + (high - low) * middles[1][:, None]]))
         self.log_widths_over_speed.assign(np.log(np.concatenate(widths)) / self.speed)
 
-        member = np.eye(self.groups)[gaussians.nearest(h, gaussians.k_means(h, self.groups))]
+        group = gaussians.nearest(h, gaussians.k_means(h, self.groups))
+        member = np.eye(self.groups, dtype="float32")[group]
         explained = 1e-3  # rows of each group by each logistic
-        for rows in np.array_split(np.arange(len(h)), math.ceil(len(h) / 200)):
-            share = ops.softmax(self._log_logistics(ops.convert_to_tensor(h[rows])), axis=1)
+        for rows in np.array_split(np.arange(len(h)), math.ceil(len(h) / 50)):
+            logs = self._log_logistics(ops.convert_to_tensor(h[rows].astype("float32")))
+            share = ops.softmax(logs, axis=1)
             explained += np.tensordot(member[rows].T, ops.convert_to_numpy(share), 1)
         explained += borrowed * explained.sum(axis=0) / len(h)
         self.logits_over_speed.assign(np.log(explained) / self.speed)
@@ -573,13 +579,9 @@ class CodeSampler(keras.Layer):
             for_gaussians, for_directions: how many rows each of the two is found from.
         """
         basis = gaussians.principal_directions(parts(for_directions), self.directions)
-        y = np.empty((for_gaussians, self.directions), "float16")  # all there is in memory at once
-        filled = 0
-        for h in parts(for_gaussians):
-            y[filled : filled + len(h)] = h @ basis
-            filled += len(h)
-        fitted = gaussians.fit_mixture(y[:filled], self.components)
-        shares, along_basis, roots, belonging = fitted
+        y = (h @ basis for h in parts(for_gaussians))
+        y = gaussians.gather(y, for_gaussians, self.directions)
+        shares, along_basis, roots, belonging = gaussians.fit_mixture(y, self.components)
         # The means in all D dimensions; but along the basis those that more rows have given.
         means = gaussians.weighted_means((h, belonging(h @ basis)) for h in parts(for_directions))
         means += (along_basis - means @ basis) @ basis.T

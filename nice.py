@@ -14,6 +14,7 @@ from support import startup  # isort: skip  (first: programs start quietly, befo
 
 import dataclasses
 import functools
+import itertools
 import math
 import sys
 
@@ -33,7 +34,7 @@ from layers import (
     MixturePrior,
     UniformNoise,
 )
-from support import backends, command_line, data, history, model_files, runs
+from support import backends, command_line, data, gaussians, history, model_files, runs
 from support.batches import Batches
 
 # --- Recipes ---------------------------------------------------------------------------------
@@ -194,8 +195,8 @@ def log_likelihood(encoder, images, noise=None, seed=0):
         An array of nats, one an image. The density is that of x in [0, 1].
     """
     batches = Batches(images, noise=noise or encoder.get_layer("noise"), seed=seed)
-    prior = encoder.get_layer("prior")  # batch by batch: codes take more memory than images
-    codes = (encoder.predict_on_batch(*batches[index]) for index in range(len(batches)))
+    prior = encoder.get_layer("prior")
+    codes = batches.through(encoder)
     log_prior = np.concatenate([ops.convert_to_numpy(prior.log_prob(z)) for z in codes])
     steps = [layer for layer in encoder.layers if isinstance(layer, FlowLayer)]
     return log_prior + sum(ops.convert_to_numpy(step.log_determinant()) for step in steps)
@@ -252,7 +253,8 @@ def start_from_data(encoder, batches, count=10000):
     scaling, prior = encoder.get_layer("scaling"), encoder.get_layer("prior")
     chosen = np.random.default_rng(0).permutation(batches.rows)[:count]
     some = Batches(batches.images, chosen, noise=encoder.get_layer("noise"))
-    h = keras.Model(encoder.input, scaling.input).predict(some, verbose=0)
+    couplings = keras.Model(encoder.input, scaling.input)
+    h = gaussians.gather(some.through(couplings), len(chosen), encoder.output_shape[1])
     scaling.log_scale_over_speed.assign(prior.adapt(h) / scaling.speed)
 
 
@@ -266,8 +268,8 @@ def fit_codes(encoder, batches):
     some = Batches(batches.images, chosen, noise=encoder.get_layer("noise"))
 
     def parts(count):
-        for index in range(min(len(some), count // some.batch_size)):
-            yield encoder.predict_on_batch(*some[index]) * sigma
+        few = itertools.islice(some.through(encoder), count // some.batch_size)
+        return (z * sigma for z in few)
 
     components = max(1, min(100, len(chosen) // 50))
     fitted = CodeSampler(components, min(120, len(sigma)), name="fitted")

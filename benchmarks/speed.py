@@ -11,9 +11,9 @@ On two cores they take about twenty minutes.
 """
 
 import argparse
-import contextlib
 import importlib.util
 import json
+import math
 import os
 import platform
 import statistics
@@ -32,6 +32,7 @@ BATCHES = (32, 128, 512, 1024, 4096)
 WIDTHS = (250, 500, 1000, 2000)
 COUPLINGS = (1, 2, 4, 8)
 SETS = (300, 60000, 600000)
+RUNS = ((60000, "digits"), (600000, "digits"), (60000, "paper"))
 PARTS = ("training", "sampling", "growth", "memory")
 ARTICLE = {"batch": 128, "width": 1000, "couplings": 4}
 
@@ -123,13 +124,19 @@ def measure_sampling(nice):
     }
 
 
-def measure_run(nice, images, folder):
-    """A whole run of nice.py, an epoch of a small network, on a file of random images."""
-    path = Path(folder) / f"{images}.npz"
-    arguments = ["--data", path, "--output", Path(folder) / f"output-{images}", "--fresh"]
-    arguments += ["--epochs", 1, "--couplings", 2, "--hidden-units", 32]
-    with contextlib.redirect_stdout(sys.stderr):
-        nice.main([str(argument) for argument in arguments])
+def measure_file(images, path):
+    """Write a file of random images (not in the parent: children seem no smaller than it was)."""
+    x = np.random.default_rng(0).integers(0, 256, (images, 28, 28), dtype="uint8")
+    np.savez(path, x_train=x, x_test=x[:1000])
+    return {"bytes": x.nbytes + x[:1000].nbytes}
+
+
+def measure_run(path, recipe):
+    """A whole run of nice.py as a user starts it, an epoch of a small network."""
+    with tempfile.TemporaryDirectory() as output:
+        command = [sys.executable, ROOT / "nice.py", "--data", path, "--output", output]
+        command += ["--recipe", recipe, "--epochs", "1", "--couplings", "2", "--hidden-units", "32"]
+        subprocess.run(command, stdout=sys.stderr, check=True)
     return {}
 
 
@@ -170,14 +177,18 @@ def measure_plain_pytorch(batch=128, repeats=3):
     return {"step": seconds(epoch, repeats) / steps, "compile": 0}
 
 
-def peak_memory():
-    """The largest resident size of this process so far, in bytes; 0 where no one can say."""
+def peak_memory(children=False):
+    """The largest resident size of this process, or of its children, so far, in bytes.
+
+    Not a number where no one can say.
+    """
     if not importlib.util.find_spec("resource"):  # Windows
-        return 0
+        return math.nan
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    whose = resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF
+    return resource.getrusage(whose).ru_maxrss * unit
 
 
 def measure(what, options):
@@ -185,19 +196,20 @@ def measure(what, options):
     from support import startup
 
     startup.keep_memory()  # as the programs do
-    if what != "plain":
+    if what not in ("plain", "file", "run"):
         import nice
     result = {
         "plain": measure_plain_pytorch,
         "rates": lambda: measure_rates(nice),
         "step": lambda: measure_step(nice, **options),
         "sampling": lambda: measure_sampling(nice),
-        "run": lambda: measure_run(nice, **options),
+        "file": lambda: measure_file(**options),
+        "run": lambda: measure_run(**options),
         "model": lambda: {
             "model": nice.build_encoder((28, 28), nice.Recipe()).save(options["path"])
         },
     }[what]()
-    return result | {"memory": peak_memory()}
+    return result | {"memory": peak_memory(children=what == "run")}
 
 
 # --- The run, and its table -------------------------------------------------------------------
@@ -309,23 +321,25 @@ def memory(backends, rounds):
 
     Medians of some runs: a single one may be 10 MB off.
     """
-    sizes, peaks = {}, {}
+    heading("memory / images", *[f"{images:,}, `{recipe}`" for images, recipe in RUNS])
     with tempfile.TemporaryDirectory() as folder:
-        for images in SETS:
-            x = np.random.default_rng(0).integers(0, 256, (images, 28, 28), dtype="uint8")
-            np.savez(Path(folder) / f"{images}.npz", x_train=x, x_test=x[:1000])
-            sizes[images] = x.nbytes + x[:1000].nbytes
-        del x
-        heading("memory / images", *[f"{images:,}" for images in SETS[1:]])
+        paths = {images: str(Path(folder) / f"{images}.npz") for images in SETS}
+        sizes = {n: child(backends[0], "file", images=n, path=paths[n])["bytes"] for n in SETS}
+
+        def peak(name, images, recipe):
+            runs = [child(name, "run", path=paths[images], recipe=recipe) for _ in range(rounds)]
+            found = [run["memory"] for run in runs if run]
+            return statistics.median(found) if found else math.nan
+
         for name in backends:
-            for images in SETS:
-                runs = [child(name, "run", images=images, folder=folder) for _ in range(rounds)]
-                peaks[images] = statistics.median(run["memory"] for run in runs if run)
-            above = [
-                (peaks[images] - peaks[SETS[0]]) / (sizes[images] - sizes[SETS[0]])
-                for images in SETS[1:]
-            ]
-            row(name, *above)
+            empty = {recipe: peak(name, SETS[0], recipe) for _, recipe in RUNS}
+            row(
+                name,
+                *[
+                    (peak(name, images, recipe) - empty[recipe]) / (sizes[images] - sizes[SETS[0]])
+                    for images, recipe in RUNS
+                ],
+            )
 
 
 def main():

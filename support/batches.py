@@ -42,6 +42,10 @@ class Batches(keras.utils.PyDataset):
             x = ops.convert_to_numpy(x)
         return (x,)
 
+    def through(self, model):
+        """What a model makes of them, batch by batch: all codes take more memory than images."""
+        return (model.predict_on_batch(*self[index]) for index in range(len(self)))
+
     def feed(self):
         """What `fit` should be given: on TensorFlow a tf.data pipeline, elsewhere this itself.
 

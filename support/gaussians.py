@@ -60,14 +60,29 @@ def fit_mixture(y, components, leading=60, rounds=6):
     return *fit_gaussians(y, components, belonging), belonging
 
 
+def gather(parts, rows, dimensions):
+    """Put parts of rows together, in half precision: all there is of them in memory at once.
+
+    Returns:
+        An array (rows, dimensions), or with fewer rows if the parts end before.
+    """
+    y, filled = np.empty((rows, dimensions), "float16"), 0
+    for part in parts:
+        y[filled : filled + len(part)] = part
+        filled += len(part)
+    return y[:filled]
+
+
 def k_means(y, count, rounds=10, seed=0):
     """Group the rows of y; return the mean of each group, (count, d)."""
     first = np.random.default_rng(seed).choice(len(y), count, replace=len(y) < count)
-    means = y[first].astype("float32")
+    means, one = y[first].astype("float32"), np.eye(count, dtype="float32")
     for _ in range(rounds):
-        group = nearest(y, means)
-        groups = (y[group == k].astype("float32") for k in range(count))  # copies: one at a time
-        means = np.stack([rows.mean(axis=0) if len(rows) else y[0] for rows in groups])
+        rows, total = 1e-6, 0.0  # a group without rows gets 0
+        for some in blocks(y):
+            member = one[nearest(some, means)]
+            rows, total = rows + member.sum(axis=0), total + member.T @ some
+        means = total / rows[:, None]
     return means
 
 
@@ -101,12 +116,15 @@ def fit_gaussians(y, components, belonging, borrowed=50):
         count, total = count + shares.sum(axis=0), total + shares.T @ some
         for matrix, share in zip(matrices, shares.T, strict=True):
             matrix += (share[:, None] * some).T @ some
+    # Of rows that repeat or are few, some directions have no variance: rounding must not make it
+    # negative.
+    least = (1e-6 * np.einsum("kii->", matrices) / len(y) + 1e-8) * np.eye(d, dtype="float32")
     means = total / (count[:, None] + 1e-6)
     for matrix, mean, rows in zip(matrices, means, count, strict=True):
         matrix -= rows * np.outer(mean, mean)
-    average = matrices.sum(axis=0) / len(y) + 1e-8 * np.eye(d, dtype="float32")
+    average = matrices.sum(axis=0) / len(y)
     for matrix, rows in zip(matrices, count, strict=True):
-        matrix[:] = np.linalg.cholesky((matrix + borrowed * average) / (rows + borrowed))
+        matrix[:] = np.linalg.cholesky((matrix + borrowed * average) / (rows + borrowed) + least)
     return count / len(y), origin + means, matrices
 
 

@@ -388,6 +388,33 @@ def test_bad_arguments(make, words):
         make()
 
 
+def test_gaussians_have_their_rows_means_and_covariances():
+    y = np.concatenate([3 + numbers(2000, 4) @ numbers(4, 4, seed=1), numbers(3000, 4, seed=2)])
+    group = np.repeat([0, 1], [2000, 3000])[np.random.default_rng(0).permutation(5000)]
+    y = y[np.argsort(np.argsort(group, kind="stable"))]  # mixed, so that blocks hold both
+    member, rows = np.eye(2, dtype="float32")[group], iter([0, 2000, 4000])
+
+    def belonging(some):
+        start = next(rows)
+        return member[start : start + len(some)]
+
+    shares, means, roots = gaussians.fit_gaussians(y, 2, belonging, borrowed=0)
+    np.testing.assert_allclose(shares, [0.4, 0.6], rtol=1e-6)
+    for k in range(2):
+        np.testing.assert_allclose(means[k], y[group == k].mean(axis=0), atol=1e-4)
+        expected = np.cov(y[group == k], rowvar=False, bias=True)
+        np.testing.assert_allclose(roots[k] @ roots[k].T, expected, atol=1e-3)
+        assert not np.triu(roots[k], 1).any()
+
+
+@pytest.mark.parametrize(("rows", "copies"), [(105, 1), (120, 1), (3, 100)])
+def test_fewer_rows_than_directions_have_gaussians_too(rows, copies):
+    h = np.tile(numbers(rows, 200), (copies, 1))
+    shares, means, roots, belonging = gaussians.fit_mixture(h[:, :120], max(1, len(h) // 50))
+    assert np.isfinite(roots).all() and np.isfinite(means).all()
+    np.testing.assert_allclose(belonging(h[:50, :120]).sum(axis=1), 1, atol=1e-5)
+
+
 def test_principal_directions_of_wide_rows_are_found_without_a_square_matrix():
     h = numbers(80, 50) * np.linspace(1, 9, 50, dtype="float32")
     expected = gaussians.principal_directions([h], 3)
