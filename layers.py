@@ -579,8 +579,8 @@ class CodeSampler(keras.Layer):
             for_gaussians, for_directions: how many rows each of the two is found from.
         """
         basis = gaussians.principal_directions(parts(for_directions), self.directions)
-        y = (h @ basis for h in parts(for_gaussians))
-        y = gaussians.gather(y, for_gaussians, self.directions)
+        along = (h @ basis for h in parts(for_gaussians))
+        y = gaussians.gather(along, for_gaussians, self.directions)
         shares, along_basis, roots, belonging = gaussians.fit_mixture(y, self.components)
         # The means in all D dimensions; but along the basis those that more rows have given.
         means = gaussians.weighted_means((h, belonging(h @ basis)) for h in parts(for_directions))

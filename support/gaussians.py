@@ -61,11 +61,7 @@ def fit_mixture(y, components, leading=60, rounds=6):
 
 
 def gather(parts, rows, dimensions):
-    """Put parts of rows together, in half precision: all there is of them in memory at once.
-
-    Returns:
-        An array (rows, dimensions), or with fewer rows if the parts end before.
-    """
+    """Put parts with rows together, at most so many: in half precision, to take less memory."""
     y, filled = np.empty((rows, dimensions), "float16"), 0
     for part in parts:
         y[filled : filled + len(part)] = part
@@ -116,8 +112,7 @@ def fit_gaussians(y, components, belonging, borrowed=50):
         count, total = count + shares.sum(axis=0), total + shares.T @ some
         for matrix, share in zip(matrices, shares.T, strict=True):
             matrix += (share[:, None] * some).T @ some
-    # Of rows that repeat or are few, some directions have no variance: rounding must not make it
-    # negative.
+    # Few rows, or rows that repeat, do not vary in some directions: rounding may go below 0 there.
     least = (1e-6 * np.einsum("kii->", matrices) / len(y) + 1e-8) * np.eye(d, dtype="float32")
     means = total / (count[:, None] + 1e-6)
     for matrix, mean, rows in zip(matrices, means, count, strict=True):
