@@ -32,7 +32,7 @@ BATCHES = (32, 128, 512, 1024, 4096)
 WIDTHS = (250, 500, 1000, 2000)
 COUPLINGS = (1, 2, 4, 8)
 SETS = (300, 60000, 600000)
-RUNS = ((60000, "digits"), (600000, "digits"), (60000, "paper"))
+RUNS = ((60000, "digits"), (60000, "paper"), (600000, "digits"))
 PARTS = ("training", "sampling", "growth", "memory")
 ARTICLE = {"batch": 128, "width": 1000, "couplings": 4}
 
