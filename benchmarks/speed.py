@@ -319,7 +319,7 @@ def growth(best, fastest):
 def memory(backends, rounds):
     """Peak memory of a run above that of one on hardly any images, by the size of the images.
 
-    Medians of some runs: a single one may be 10 MB off.
+    Medians of some runs: a single one may be 20 MB off.
     """
     heading("memory / images", *[f"{images:,}, `{recipe}`" for images, recipe in RUNS])
     with tempfile.TemporaryDirectory() as folder:
