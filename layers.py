@@ -580,8 +580,9 @@ class CodeSampler(keras.Layer):
         """
         basis = gaussians.principal_directions(parts(for_directions), self.directions)
         along = (h @ basis for h in parts(for_gaussians))
-        y = gaussians.gather(along, for_gaussians, self.directions)
-        shares, along_basis, roots, belonging = gaussians.fit_mixture(y, self.components)
+        shares, along_basis, roots, belonging = gaussians.fit_mixture(
+            gaussians.gather(along, for_gaussians, self.directions), self.components
+        )
         # The means in all D dimensions; but along the basis those that more rows have given.
         means = gaussians.weighted_means((h, belonging(h @ basis)) for h in parts(for_directions))
         means += (along_basis - means @ basis) @ basis.T

@@ -193,9 +193,9 @@ def peak_memory(children=False):
 
 def measure(what, options):
     sys.path.insert(0, str(ROOT))
-    from support import startup
+    from support import memory
 
-    startup.keep_memory()  # as the programs do
+    memory.keep()  # as the programs do
     if what not in ("plain", "file", "run"):
         import nice
     result = {
@@ -332,7 +332,7 @@ def memory(backends, rounds):
             return statistics.median(found) if found else math.nan
 
         for name in backends:
-            empty = {recipe: peak(name, SETS[0], recipe) for _, recipe in RUNS}
+            empty = {recipe: peak(name, SETS[0], recipe) for recipe in {r for _, r in RUNS}}
             row(
                 name,
                 *[

@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from support import memory
+
 LARGE = 200  # images in a batch where nothing learns; of 1,000 each step's copies take 3 MB
 
 
@@ -44,6 +46,7 @@ class Batches(keras.utils.PyDataset):
 
     def through(self, model):
         """What a model makes of them, batch by batch: all codes take more memory than images."""
+        memory.give_back()
         return (model.predict_on_batch(*self[index]) for index in range(len(self)))
 
     def feed(self):

@@ -4,6 +4,8 @@ import itertools
 
 import numpy as np
 
+from support import memory
+
 
 def principal_directions(parts, count, wide=4096):
     """The directions in which rows vary most, as `count` orthonormal columns.
@@ -22,14 +24,15 @@ def principal_directions(parts, count, wide=4096):
         basis = np.zeros((first.shape[1], count), "float32")
         basis[:, : len(found)] = found[:count].T
         return basis
-    rows, total, squares = 0, 0.0, 0.0
+    rows, total, covariance = 0, 0.0, np.zeros(2 * first.shape[1:], "float32")
     origin = first.mean(axis=0)  # squares of small numbers are exact
     for h in itertools.chain([first], parts):
         h = h - origin
-        rows, total, squares = rows + len(h), total + h.sum(axis=0), squares + h.T @ h
+        rows, total = rows + len(h), total + h.sum(axis=0)
+        covariance += h.T @ h  # in place, as it is large
     mean = total / rows
-    covariance = squares / rows - np.outer(mean, mean)
-    _, vectors = np.linalg.eigh(covariance.astype("float64"))  # by rising variance
+    covariance = (covariance / rows - np.outer(mean, mean)).astype("float64")
+    _, vectors = np.linalg.eigh(covariance)  # by rising variance
     return vectors[:, ::-1][:, :count].astype("float32")
 
 
@@ -62,10 +65,11 @@ def fit_mixture(y, components, leading=60, rounds=6):
 
 def gather(parts, rows, dimensions):
     """Put parts with rows together, at most so many: in half precision, to take less memory."""
-    y, filled = np.empty((rows, dimensions), "float16"), 0
+    y, filled = memory.array((rows, dimensions), "float16"), 0
     for part in parts:
         y[filled : filled + len(part)] = part
         filled += len(part)
+    memory.give_back()  # what the parts took
     return y[:filled]
 
 

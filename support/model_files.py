@@ -6,6 +6,7 @@ import zipfile
 import keras
 from keras import ops
 
+from support import memory
 from support.errors import first_line
 
 
@@ -51,6 +52,7 @@ def load(path, use):
     try:
         check_zip(path)
         check_classes(path)
+        memory.give_back()
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
         use(model)
     except FileNotFoundError:

@@ -4,7 +4,6 @@ To be imported before Keras. It does something only if a program of ours is what
 nice, layers or sample changes nothing in your process.
 """
 
-import ctypes
 import functools
 import json
 import os
@@ -12,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from support import chatter
+from support import chatter, memory
 from support.errors import Stopped, first_line
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,19 +46,6 @@ def backend():
     return os.environ.get("KERAS_BACKEND") or configured
 
 
-def keep_memory():
-    """Have the C library keep what a training step frees, for the next step.
-
-    glibc gives it back to the system, which clears what it hands out anew. That is a third of
-    the time of a step on PyTorch, and some of it on TensorFlow.
-    """
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda option, value: 0)  # glibc's only
-        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: from the heap, if smaller than 32 MiB
-        mallopt(-1, 2**30)  # M_TRIM_THRESHOLD: which does not shrink before 1 GiB is free
-        mallopt(-8, 1)  # M_ARENA_MAX: one heap for all threads; TensorFlow's used to shrink
-
-
 def program(name):
     """Decorate a `main` so that it reports bad input in one line, and returns an exit status.
 
@@ -87,4 +73,4 @@ def program(name):
 
 if Path(getattr(sys.modules["__main__"], "__file__", None) or ".").resolve() in PROGRAMS:
     quiet()
-    keep_memory()
+    memory.keep()

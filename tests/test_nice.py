@@ -1264,16 +1264,45 @@ def test_memory_that_a_step_frees_is_kept_for_the_next():
     text = """
 import resource
 import numpy as np
-from support import startup
+from support import memory
 def step():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     arrays = [np.ones(2**20, "float32") for _ in range(15)]
     big = np.ones(2**23 - 2**12, "float32")  # nearly 32 MiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 assert min(step() for _ in range(3)) > 5000, "this test sees nothing"
-startup.keep_memory()
+memory.keep()
 step()
 assert max(step() for _ in range(3)) < 100
+"""
+    there = program(text)
+    assert there.returncode == 0, there.stderr
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
+def test_memory_goes_back_where_no_step_will_want_it():
+    """Resident pages: of 400 blocks of a quarter MiB every tenth stays, so the heap has holes."""
+    text = """
+import numpy as np
+from support import memory
+from support.batches import Batches
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+memory.keep()
+Batches(np.zeros((1, 4, 4))).through(None)
+before = resident()
+kept = [np.ones(2**15) for _ in range(400)][::10]
+full = resident()
+assert full > before + 85, "this test sees nothing"
+Batches(np.zeros((1, 4, 4))).through(None)
+assert resident() < before + 20
+before = resident()
+array = memory.array((2**10, 2**10), "float64")
+array += 1
+assert array.min() == array.max() == 1 and array.dtype == "float64"
+assert resident() > before + 7, "this test sees nothing"
+del array
+assert resident() < before + 1
 """
     there = program(text)
     assert there.returncode == 0, there.stderr
