@@ -46,8 +46,10 @@ class Batches(keras.utils.PyDataset):
 
     def through(self, model):
         """What a model makes of them, batch by batch: all codes take more memory than images."""
-        memory.give_back()
-        return (model.predict_on_batch(*self[index]) for index in range(len(self)))
+        for index in range(len(self)):
+            if index % 10 == 0:  # what batches free is scattered, and adds up
+                memory.trim()
+            yield model.predict_on_batch(*self[index])
 
     def feed(self):
         """What `fit` should be given: on TensorFlow a tf.data pipeline, elsewhere this itself.

@@ -21,17 +21,15 @@ def principal_directions(parts, count, wide=4096):
     if first.shape[1] > wide:
         few = np.concatenate([first, *itertools.islice(parts, 4)])
         _, _, found = np.linalg.svd(few - few.mean(axis=0), full_matrices=False)
-        basis = np.zeros((first.shape[1], count), "float32")
-        basis[:, : len(found)] = found[:count].T
-        return basis
-    rows, total, covariance = 0, 0.0, np.zeros(2 * first.shape[1:], "float32")
+        return np.pad(found[:count], ((0, max(0, count - len(found))), (0, 0))).T
+    rows, total, squares = 0, 0.0, 0.0
     origin = first.mean(axis=0)  # squares of small numbers are exact
     for h in itertools.chain([first], parts):
         h = h - origin
         rows, total = rows + len(h), total + h.sum(axis=0)
-        covariance += h.T @ h  # in place, as it is large
+        squares += h.T @ h  # in place, as it is large
     mean = total / rows
-    covariance = (covariance / rows - np.outer(mean, mean)).astype("float64")
+    covariance = (squares / rows - np.outer(mean, mean)).astype("float64")
     _, vectors = np.linalg.eigh(covariance)  # by rising variance
     return vectors[:, ::-1][:, :count].astype("float32")
 
@@ -65,11 +63,12 @@ def fit_mixture(y, components, leading=60, rounds=6):
 
 def gather(parts, rows, dimensions):
     """Put parts with rows together, at most so many: in half precision, to take less memory."""
-    y, filled = memory.array((rows, dimensions), "float16"), 0
+    y = np.frombuffer(memory.block(2 * rows * dimensions), "float16").reshape(rows, dimensions)
+    filled = 0
     for part in parts:
         y[filled : filled + len(part)] = part
         filled += len(part)
-    memory.give_back()  # what the parts took
+    memory.trim()  # of what the parts took
     return y[:filled]
 
 

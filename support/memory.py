@@ -1,11 +1,15 @@
-"""What is kept of the memory that was freed, and what the system gets back."""
+"""How much freed memory the C library keeps, and memory that is never kept. No NumPy."""
 
 import ctypes
-import math
 import mmap
 import sys
 
-import numpy as np
+kept = False  # whether this process is a program of ours that keeps what it frees
+
+
+def glibc(name):
+    """A function of glibc's; None with another C library."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 def keep():
@@ -14,24 +18,29 @@ def keep():
     glibc gives it back to the system, which clears what it hands out anew. That is a third of
     the time of a step on PyTorch, and some of it on TensorFlow.
     """
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda option, value: 0)  # glibc's only
+    global kept
+    mallopt = glibc("mallopt")
+    if mallopt:
         mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: from the heap, if smaller than 32 MiB
         mallopt(-1, 2**30)  # M_TRIM_THRESHOLD: which does not shrink before 1 GiB is free
         mallopt(-8, 1)  # M_ARENA_MAX: one heap for all threads; TensorFlow's used to shrink
+        kept = True
 
 
-def give_back():
-    """Have the C library give the system what was freed by now: here no step will want it."""
-    if sys.platform == "linux":
-        getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: 0)(0)  # glibc's only
+def trim():
+    """Give the system what is free, if it was kept: for where no training step follows."""
+    if kept:
+        glibc("malloc_trim")(0)
 
 
-def array(shape, dtype):
-    """An array of zeros that the system has back when it is freed, whatever is kept of others.
+def block(size):
+    """So many bytes, as zeros, which the system has back as soon as they are freed.
 
-    In the heap, a few small things in its place would keep the next large array out of it.
+    A large array would leave a hole in the heap, and the next would not fit in there, once
+    small things are in it.
     """
-    dtype = np.dtype(dtype)
-    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
-    return np.frombuffer(memory, dtype).reshape(shape)
+    private = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0)
+    try:
+        return mmap.mmap(-1, size, **{"flags": private} if private else {})
+    except OSError as error:
+        raise MemoryError(f"no memory for {size:,} bytes") from error

@@ -49,10 +49,10 @@ def load(path, use):
     Raises:
         ValueError: the file is missing, damaged, or not a NICE model.
     """
+    memory.trim()  # training, if there was any, is over
     try:
         check_zip(path)
         check_classes(path)
-        memory.give_back()
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
         use(model)
     except FileNotFoundError:

@@ -3,6 +3,7 @@
 import functools
 import re
 import tracemalloc
+import weakref
 import zipfile
 
 import keras
@@ -12,16 +13,18 @@ from conftest import SMALL
 
 import nice
 from layers import CodeSampler, UniformNoise
-from support import data, gaussians
+from support import data, gaussians, memory
 from support.batches import Batches
 
 
 def peak(run):
-    """The most bytes of NumPy's that `run` holds at once."""
-    tracemalloc.start()
-    run()
-    _, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    """The most bytes of NumPy's that `run` holds at once, those of `memory.block` included."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "block", lambda size: np.zeros(size, "uint8").data)
+        tracemalloc.start()
+        run()
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
     return most
 
 
@@ -262,6 +265,32 @@ def test_the_fit_of_the_codes_does_not_hold_them_all(monkeypatch):
     batches = Batches(images, np.arange(20000), 100)
     nice.fit_codes(encoder, Batches(images, np.arange(2000), 100))  # compiles
     assert peak(lambda: nice.fit_codes(encoder, batches)) < 2 * images.nbytes  # as float32: 4
+
+
+def test_what_the_gaussians_are_fitted_to_is_freed_before_the_next_pass(monkeypatch):
+    gather, means, gathered = gaussians.gather, gaussians.weighted_means, []
+
+    def watched(*args):
+        y = gather(*args)
+        gathered.append(weakref.ref(y))
+        return y
+
+    def after_it(parts):
+        (y,) = gathered
+        assert y() is None
+        return means(parts)
+
+    monkeypatch.setattr(gaussians, "gather", watched)
+    monkeypatch.setattr(gaussians, "weighted_means", after_it)
+    encoder = nice.build_encoder((4, 4), nice.Recipe(1, 1, 8))
+    nice.fit_codes(encoder, Batches(pixels(60, 4, 4)))
+    assert gathered
+
+
+def test_directions_are_found_in_place():
+    """Their matrix of D times D is the largest thing; it was added up in copies."""
+    rows = [np.ones((2, 1000), "float32")] * 3
+    assert peak(lambda: gaussians.principal_directions(iter(rows), 5)) < 5.5 * 4 * 1000**2
 
 
 def test_gaussians_are_fitted_in_place():

@@ -29,7 +29,17 @@ from conftest import SMALL, jacobian, randomise, train
 import nice
 import sample
 from layers import CodeSampler, FlowLayer, UniformNoise
-from support import backends, chatter, command_line, data, history, pictures, runs, startup
+from support import (
+    backends,
+    chatter,
+    command_line,
+    data,
+    history,
+    memory,
+    pictures,
+    runs,
+    startup,
+)
 from support.batches import Batches
 
 ROOT = Path(nice.__file__).parent
@@ -1281,31 +1291,56 @@ assert max(step() for _ in range(3)) < 100
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
 def test_memory_goes_back_where_no_step_will_want_it():
-    """Resident pages: of 400 blocks of a quarter MiB every tenth stays, so the heap has holes."""
+    """Of 400 blocks of a quarter MiB every tenth stays, so what is free is holes in the heap."""
     text = """
+import mmap, types
 import numpy as np
-from support import memory
+from support import gaussians, memory, model_files
 from support.batches import Batches
 def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
+    return int(open("/proc/self/statm").read().split()[1]) * mmap.PAGESIZE / 2**20
+def make_holes(x=None):
+    if len(kept) < 40:
+        kept.extend([np.ones(2**15) for _ in range(400)][::10])
+        full.append(resident())
+def a_pass():
+    list(Batches(np.zeros((1, 4, 4))).through(types.SimpleNamespace(predict_on_batch=abs)))
+def a_long_pass():
+    kept.clear()
+    model = types.SimpleNamespace(predict_on_batch=make_holes)  # in its first batch
+    list(Batches(np.zeros((11, 4, 4)), batch_size=1).through(model))
+def gather(): gaussians.gather([], 1, 1)
+def load():
+    try:
+        model_files.load("none.keras", None)
+    except ValueError:
+        pass
 memory.keep()
-Batches(np.zeros((1, 4, 4))).through(None)
-before = resident()
-kept = [np.ones(2**15) for _ in range(400)][::10]
-full = resident()
-assert full > before + 85, "this test sees nothing"
-Batches(np.zeros((1, 4, 4))).through(None)
-assert resident() < before + 20
-before = resident()
-array = memory.array((2**10, 2**10), "float64")
-array += 1
-assert array.min() == array.max() == 1 and array.dtype == "float64"
-assert resident() > before + 7, "this test sees nothing"
-del array
-assert resident() < before + 1
+kept, full = [], []
+for call in (a_pass, a_long_pass, gather, load):
+    before = resident()
+    make_holes()
+    call()
+    assert full.pop() > before + 85, "this test sees nothing"
+    assert resident() < before + 20, call.__name__
+    kept.clear()
+for _ in range(2):  # the first time other things stay resident, too
+    before = resident()
+    y = gaussians.gather([np.ones((2**12, 2**10))], 2**12, 2**10)
+    full = resident()
+    kept = np.ones(2**10)
+    del y
+assert full > before + 7, "this test sees nothing"
+assert resident() < before + 3
 """
     there = program(text)
     assert there.returncode == 0, there.stderr
+
+
+def test_too_large_a_block_is_no_full_disk():
+    with pytest.raises(MemoryError, match="no memory for 1,000,"):
+        memory.block(10**18)
+    assert memory.block(10)[:] == bytes(10)
 
 
 def test_as_many_devices_as_divide_every_batch(monkeypatch, capsys):
