@@ -7,7 +7,7 @@ of one large copy, both at the best rate that any of the backends installed reac
 backend's own floor has the rate of its own large product, which need not be the fastest.
 
 Parts, all of them by default: training, sampling, growth (with batch, width and depth), memory.
-On two cores the first three take about twenty minutes, memory another half an hour.
+On two cores the first three take about twenty minutes, memory another fifty.
 """
 
 import argparse
@@ -31,8 +31,13 @@ BACKENDS = ("tensorflow", "jax", "torch")
 BATCHES = (32, 128, 512, 1024, 4096)
 WIDTHS = (250, 500, 1000, 2000)
 COUPLINGS = (1, 2, 4, 8)
-SETS = (300, 60000, 600000)
-RUNS = ((60000, "digits"), (60000, "paper"), (600000, "digits"))
+SETS = (1000, 60000, 600000)
+RUNS = (
+    (60000, "digits"),
+    (60000, "paper"),
+    (60000, "likelihood"),
+    (600000, "digits"),
+)
 PARTS = ("training", "sampling", "growth", "memory")
 ARTICLE = {"batch": 128, "width": 1000, "couplings": 4}
 
@@ -319,7 +324,8 @@ def growth(best, fastest):
 def memory(backends, rounds):
     """Peak memory of a run above that of one on hardly any images, by the size of the images.
 
-    Medians of some runs: a single one may be 20 MB off.
+    That one trains for a few steps and has as many test images. Medians of some runs: a single
+    one may be 20 MB off.
     """
     heading("memory / images", *[f"{images:,}, `{recipe}`" for images, recipe in RUNS])
     with tempfile.TemporaryDirectory() as folder:
@@ -332,7 +338,7 @@ def memory(backends, rounds):
             return statistics.median(found) if found else math.nan
 
         for name in backends:
-            empty = {recipe: peak(name, SETS[0], recipe) for recipe in ("digits", "paper")}
+            empty = {recipe: peak(name, SETS[0], recipe) for recipe in {r for _, r in RUNS}}
             row(
                 name,
                 *[

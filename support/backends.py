@@ -1,9 +1,11 @@
-"""What differs between TensorFlow, JAX and PyTorch: devices and gradients."""
+"""What differs between TensorFlow, JAX and PyTorch: devices, memory, gradients."""
+
+import math
 
 import keras
 from keras import ops
 
-from support import chatter
+from support import chatter, memory
 from support.batches import LARGE
 
 
@@ -60,6 +62,16 @@ def use_all_devices(batch_size, *counts):
         parallel = keras.distribution.DataParallel(devices=devices[:used])
         keras.distribution.set_distribution(parallel)
     print(f"training on {used} of {len(devices)} devices, as many as divide every batch evenly")
+
+
+def limit_memory(encoder):
+    """Before training, on PyTorch: keep no arrays larger than the weights for the next step.
+
+    Only a prior that learns has such. (JAX and TensorFlow plan where a step's arrays lie.)
+    """
+    if keras.backend.backend() == "torch" and encoder.get_layer("prior").learns_widths:
+        sizes = [4 * math.prod(weight.shape) for weight in encoder.trainable_weights]
+        memory.keep_no_more_than(max(sizes))
 
 
 def gradient(f):

@@ -8,7 +8,7 @@ import zipfile
 import keras
 import numpy as np
 
-from support import pictures
+from support import backends, pictures
 from support.errors import first_line
 from support.model_files import check_zip
 from support.runs import replace
@@ -61,6 +61,9 @@ class RunKeeper(keras.callbacks.Callback):
         print(f"going on after epoch {done}")
         return done
 
+    def on_train_begin(self, logs=None):
+        backends.limit_memory(self.model)
+
     def on_epoch_begin(self, epoch, logs=None):
         rng = np.random.default_rng([self.seed, epoch])
         self.batches.rows = rng.permutation(np.sort(self.batches.rows))
@@ -77,10 +80,8 @@ class RunKeeper(keras.callbacks.Callback):
             model = keras.Model(self.model.input, self.model.output, name="encoder")
             replace(self.output / "nice.keras", model.save)
         picture = self.output / "samples" / f"epoch_{epoch + 1:03}.png"
-        replace(
-            picture,
-            lambda path: pictures.write_png(path, pictures.grid(self.draw(15 * 15), 15, 15)),
-        )
+        grid = pictures.grid(self.draw(15 * 15), 15, 15)
+        replace(picture, lambda path: pictures.write_png(path, grid))
         replace(self.output / "history.csv", lambda path: write_history(path, self.history))
         if math.isfinite(logs["loss"]):
             replace(self.backup, self.save_backup)
