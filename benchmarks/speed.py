@@ -7,7 +7,7 @@ of one large copy, both at the best rate that any of the backends installed reac
 backend's own floor has the rate of its own large product, which need not be the fastest.
 
 Parts, all of them by default: training, sampling, growth (with batch, width and depth), memory.
-On two cores the first three take about twenty minutes, memory another fifty.
+On two cores the first three take about twenty minutes, memory another forty.
 """
 
 import argparse

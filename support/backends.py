@@ -1,7 +1,5 @@
 """What differs between TensorFlow, JAX and PyTorch: devices, memory, gradients."""
 
-import math
-
 import keras
 from keras import ops
 
@@ -65,13 +63,13 @@ def use_all_devices(batch_size, *counts):
 
 
 def limit_memory(encoder):
-    """Before training, on PyTorch: keep no arrays larger than the weights for the next step.
+    """Before training, on PyTorch: of what a step frees, keep no arrays larger than the weights.
 
-    Only a prior that learns has such. (JAX and TensorFlow plan where a step's arrays lie.)
+    With a prior that learns, at the usual sizes: others' arrays are smaller, unless a batch is
+    large, and then to clear them costs time. (JAX and TensorFlow plan where arrays lie.)
     """
     if keras.backend.backend() == "torch" and encoder.get_layer("prior").learns_widths:
-        sizes = [4 * math.prod(weight.shape) for weight in encoder.trainable_weights]
-        memory.keep_no_more_than(max(sizes))
+        memory.keep_no_more_than(max(weight.value.nbytes for weight in encoder.trainable_weights))
 
 
 def gradient(f):

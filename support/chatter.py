@@ -1,4 +1,4 @@
-"""What C++ libraries write to stderr: held back while a backend starts, but never lost.
+"""What C++ libraries write to stderr: held back while a backend starts, and told if it fails.
 
 TensorFlow greets on stderr, whatever its log level, at its import and at its first operation.
 Among the greetings may be why it found no GPU, or why it cannot start at all.

@@ -33,7 +33,7 @@ def keep_no_more_than(size):
     Larger ones leave holes in the heap that smaller things settle in, and it grows, step by step.
     """
     if kept:
-        glibc("mallopt")(-3, min(size + 2**12, 2**25))  # a little more, as arrays are aligned
+        glibc("mallopt")(-3, size + 2**12)  # a little more, as arrays are aligned
 
 
 def trim():
