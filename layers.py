@@ -450,10 +450,10 @@ class MixturePrior(Prior):
         tensors = self.means, self.widths, self.shares, ops.exp(self.log_group_shares)
         return map(ops.convert_to_numpy, tensors)
 
-    def _log_logistics(self, z):
+    def _log_logistics(self, z, means, widths):
         """log f of each logistic, in each dimension: (batch, K, D)."""
-        centred = (ops.expand_dims(z, axis=1) - self.means) / self.widths
-        half = self.noise / 2 / self.widths
+        centred = (ops.expand_dims(z, axis=1) - means) / widths
+        half = self.noise / 2 / widths
         # F(c + h) - F(c - h) = (1 - exp(-2h)) F(h + c) F(h - c): never 1 taken from nearly 1
         logs = ops.log(-ops.expm1(-2 * half)) - math.log(self.noise)
         return logs - ops.softplus(-centred - half) - ops.softplus(centred - half)
@@ -480,7 +480,8 @@ class MixturePrior(Prior):
         member = np.eye(self.groups, dtype="float32")[group]
         explained = 1e-3  # rows of each group by each logistic
         for rows in np.array_split(np.arange(len(h)), math.ceil(len(h) / 50)):
-            logs = self._log_logistics(ops.convert_to_tensor(h[rows].astype("float32")))
+            codes = ops.convert_to_tensor(h[rows].astype("float32"))
+            logs = self._log_logistics(codes, self.means, self.widths)
             share = ops.softmax(logs, axis=1)
             explained += np.tensordot(member[rows].T, ops.convert_to_numpy(share), 1)
         explained += borrowed * explained.sum(axis=0) / len(h)
@@ -489,12 +490,21 @@ class MixturePrior(Prior):
         return np.zeros(h.shape[1], "float32")  # the rows are codes as they are
 
     def log_prob(self, z):
-        logs = self._log_logistics(z)
+        # A quarter of the dimensions at a time: its arrays, (batch, K, D) and (D, batch, groups),
+        # are the largest of a training step.
+        quarter = math.ceil(self.dimensions / 4)
+        cuts = list(range(quarter, self.dimensions, quarter))
+        quarters = [ops.split(x, cuts, axis=-1) for x in (z, self.means, self.widths, self.shares)]
+        log_groups = self.log_group_shares + sum(map(self._log_products, *quarters))
+        return ops.logsumexp(log_groups, axis=1)
+
+    def _log_products(self, z, means, widths, shares):
+        """log prod_i sum_k w_gki f_ki(z_i) of each group, i being these: (batch, groups)."""
+        logs = self._log_logistics(z, means, widths)
         largest = ops.stop_gradient(ops.max(logs, axis=1, keepdims=True))
         f = ops.exp(logs - largest) + 1e-30  # an f of 0 would have no logarithm
-        log_f = ops.log(ops.einsum("bki,gki->ibg", f, self.shares))
-        log_groups = ops.sum(log_f, axis=0) + self.log_group_shares  # (batch, groups)
-        return ops.logsumexp(log_groups, axis=1) + ops.sum(largest, axis=(1, 2))
+        log_f = ops.log(ops.einsum("bki,gki->ibg", f, shares))
+        return ops.sum(log_f, axis=0) + ops.sum(largest, axis=2)
 
     @property
     def mean(self):

@@ -1,9 +1,9 @@
-"""What differs between TensorFlow, JAX and PyTorch: devices, memory, gradients."""
+"""What differs between TensorFlow, JAX and PyTorch: devices and gradients."""
 
 import keras
 from keras import ops
 
-from support import chatter, memory
+from support import chatter
 from support.batches import LARGE
 
 
@@ -60,16 +60,6 @@ def use_all_devices(batch_size, *counts):
         parallel = keras.distribution.DataParallel(devices=devices[:used])
         keras.distribution.set_distribution(parallel)
     print(f"training on {used} of {len(devices)} devices, as many as divide every batch evenly")
-
-
-def limit_memory(encoder):
-    """Before training, on PyTorch: of what a step frees, keep no arrays larger than the weights.
-
-    With a prior that learns, at the usual sizes: others' arrays are smaller, unless a batch is
-    large, and then to clear them costs time. (JAX and TensorFlow plan where arrays lie.)
-    """
-    if keras.backend.backend() == "torch" and encoder.get_layer("prior").learns_widths:
-        memory.keep_no_more_than(max(weight.value.nbytes for weight in encoder.trainable_weights))
 
 
 def gradient(f):

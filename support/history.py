@@ -8,7 +8,7 @@ import zipfile
 import keras
 import numpy as np
 
-from support import backends, pictures
+from support import pictures
 from support.errors import first_line
 from support.model_files import check_zip
 from support.runs import replace
@@ -60,9 +60,6 @@ class RunKeeper(keras.callbacks.Callback):
         self.history = history[:done]
         print(f"going on after epoch {done}")
         return done
-
-    def on_train_begin(self, logs=None):
-        backends.limit_memory(self.model)
 
     def on_epoch_begin(self, epoch, logs=None):
         rng = np.random.default_rng([self.seed, epoch])

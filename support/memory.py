@@ -27,15 +27,6 @@ def keep():
         kept = True
 
 
-def keep_no_more_than(size):
-    """Of what is kept, keep only arrays of so many bytes or fewer.
-
-    Larger ones leave holes in the heap that smaller things settle in, and it grows, step by step.
-    """
-    if kept:
-        glibc("mallopt")(-3, size + 2**12)  # a little more, as arrays are aligned
-
-
 def trim():
     """Give the system what is free, if it was kept: for where no training step follows."""
     if kept:

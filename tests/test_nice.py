@@ -608,18 +608,6 @@ def test_each_epoch_is_judged_by_its_validation_loss(keep, tmp_path):
         assert [float(row["val_loss"]) for row in csv.DictReader(file)][2:] == [-9, -7, -9, -10]
 
 
-def test_arrays_larger_than_any_weights_are_not_kept_for_the_next_step(keep, monkeypatch):
-    """Those of a prior that learns, on PyTorch: a wide network's gradients are kept."""
-    limits = []
-    monkeypatch.setattr(memory, "keep_no_more_than", limits.append)
-    keep.on_train_begin()
-    assert limits == []
-    keep.model.get_layer("prior").learns_widths = True
-    keep.on_train_begin()
-    largest = max(array(weight.value).nbytes for weight in keep.model.trainable_weights)
-    assert limits == ([largest] if keras.backend.backend() == "torch" else [])
-
-
 def test_a_training_loss_that_is_not_finite_ends_training(keep, tmp_path):
     keep.on_epoch_end(0, {"loss": -1.0, "val_loss": -1.0})
     before = (tmp_path / "backup.keras").read_bytes()
@@ -1296,36 +1284,6 @@ assert min(step() for _ in range(3)) > 5000, "this test sees nothing"
 memory.keep()
 step()
 assert max(step() for _ in range(3)) < 100
-"""
-    there = program(text)
-    assert there.returncode == 0, there.stderr
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
-def test_of_what_is_freed_larger_arrays_than_wanted_go_back_at_once():
-    text = """
-import mmap
-import numpy as np
-from support import memory
-def stays(size):
-    def resident():
-        return int(open("/proc/self/statm").read().split()[1]) * mmap.PAGESIZE
-    before = resident()
-    array = np.ones(size, "uint8")
-    top = np.ones(2**12, "uint8")
-    full = resident()
-    assert full > before + size / 2, "this test sees nothing"
-    del array
-    return resident() > full - size / 2
-glibc, memory.glibc = memory.glibc, None
-memory.keep_no_more_than(2**24)  # in a program of somebody else's, of which glibc hears nothing
-memory.glibc = glibc
-memory.keep()
-memory.keep_no_more_than(2**22)
-assert not stays(2**23)
-assert stays(2**22)
-memory.keep_no_more_than(2**24)
-assert stays(2**24)
 """
     there = program(text)
     assert there.returncode == 0, there.stderr
