@@ -332,6 +332,22 @@ def test_groups_see_what_a_product_cannot():
     assert 0.4 < white.mean() < 0.6
 
 
+def test_a_mixture_is_worked_out_a_quarter_of_the_dimensions_at_a_time(monkeypatch):
+    """Arrays (batch, groups, D) of all of them would take most of a training step's memory."""
+    prior, z, sizes = MixturePrior(4, groups=8), numbers(10, 12), []
+    prior.build((None, 12))
+    for name in ("exp", "log", "softplus"):
+        function = getattr(keras.ops, name)
+
+        def seen(x, function=function):
+            sizes.append(math.prod(x.shape))
+            return function(x)
+
+        monkeypatch.setattr(keras.ops, name, seen)
+    prior.log_prob(z)
+    assert max(sizes) == 10 * 8 * 12 // 4
+
+
 @pytest.mark.parametrize(("components", "groups"), [(1, 1), (2, 1), (5, 1), (2, 60)])
 def test_any_number_of_logistics(components, groups):
     prior, z = MixturePrior(components, groups), numbers(50, 6)
