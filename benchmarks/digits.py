@@ -1,53 +1,45 @@
-"""How good are the digits?  python benchmarks/digits.py output/nice.keras [more models]
+"""How good are the digits?  python -m benchmarks.digits output/nice.keras [more models]
 
 A small convolutional network, trained here on MNIST's labels, is the judge. For 10,000 drawn
-digits it gives, beside the same for real ones,
+digits, rounded to grey levels as a file holds them, it gives
 
-    distance     the squared Fréchet distance between Gaussians fitted to the judge's last 128
-                 features of drawn and of real test images; lower is better
-    recognised   the share of digits that the judge takes for some class with more than 0.9
-    entropy      of the classes that it sees, in nats; ten equally frequent ones have 2.30
-    nearest      the median distance (grey levels, root mean square) to the nearest training image
+    distance     the squared Fréchet distance between Gaussians fitted to its last 128 features
+                 of the drawn and of the real digits; lower is better
+    recognised   the share of digits that it takes for some class with more than 0.9
+    nearest      the median distance to the nearest training image (grey levels, root mean square)
 
-It judges what a file would hold: clipped to 0...255 and rounded. It is this repository's own:
-do not compare its distances with anybody's FID.
+It is this repository's own: do not compare its distances with anybody's FID.
 """
 
 import argparse
-import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from support import startup  # isort: skip  (first: programs start quietly, before Keras)
-
+import nice  # isort: skip  (first: it sets up the backends)
 import keras
 import numpy as np
 
-import nice
 import sample
 from layers import CodeSampler
-from support import backends, data, pictures
+from support import data, devices
 
-COUNT = 10000
+COUNT = 10_000
 
 
-def train_judge(images, labels, seed=0):
+def train_judge(images, labels):
     """Train a network to read digits: from grey levels to (128 features, 10 probabilities)."""
-    keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(0)
     image = keras.Input((28, 28))
     h = keras.layers.Reshape((28, 28, 1))(image) / 255
-    convolution = {"padding": "same", "activation": "relu", "data_format": "channels_last"}
-    h = keras.layers.Conv2D(16, 5, strides=2, **convolution)(h)
-    h = keras.layers.Conv2D(32, 3, **convolution)(h)
+    options = {"padding": "same", "activation": "relu", "data_format": "channels_last"}
+    h = keras.layers.Conv2D(16, 5, strides=2, **options)(h)
+    h = keras.layers.Conv2D(32, 3, **options)(h)
     h = keras.layers.MaxPooling2D(data_format="channels_last")(h)
-    h = keras.layers.Conv2D(64, 3, **convolution)(h)
-    features = keras.layers.Dense(128, "relu")(keras.layers.Reshape((7 * 7 * 64,))(h))
+    h = keras.layers.Conv2D(64, 3, **options)(h)
+    features = keras.layers.Dense(128, "relu")(keras.layers.Flatten()(h))
     classes = keras.layers.Dense(10, "softmax")(keras.layers.Dropout(0.5)(features))
     judge = keras.Model(image, classes)
-    epochs = 2
-    rate = keras.optimizers.schedules.CosineDecay(2e-3, epochs * (len(images) // 128 + 1))
+    rate = keras.optimizers.schedules.CosineDecay(2e-3, 2 * len(images) // 128)
     judge.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy")
-    judge.fit(images, labels, batch_size=128, epochs=epochs, verbose=0)
+    judge.fit(images, labels, batch_size=128, epochs=2, verbose=0)
     return keras.Model(image, [features, classes])
 
 
@@ -66,100 +58,52 @@ def frechet(a, b):
 
 
 def nearest(images, training):
-    """For each image the nearest training image: root mean square distances, and which."""
+    """The root mean square distance of each image to the nearest training image."""
     a, b = (x.reshape(len(x), -1).astype("float32") for x in (images, training))
     squares = np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1) - 2 * a @ b.T
-    return np.sqrt(np.maximum(squares.min(axis=1), 0) / a.shape[1]), squares.argmin(axis=1)
+    return np.sqrt(np.maximum(squares.min(axis=1), 0) / a.shape[1])
 
 
-def draw_nearest(path, images, training):
-    """Draw each image above the training image nearest to it."""
-    images = pictures.to_pixels(images)
-    both = np.stack([images, training[nearest(images, training)[1]]])
-    pictures.write_png(path, pictures.Sheet(both, row_labels=["drawn", "nearest"]).picture())
-
-
-class Judge:
-    """A trained judge, and what it compares with."""
-
-    def __init__(self, x_train, y_train, reference):
-        self.training = x_train
-        self.network = train_judge(x_train, y_train)
-        self.reference, _ = self.look(reference)
-
-    def look(self, images):
-        return self.network.predict(images.astype("float32"), batch_size=1000, verbose=0)
-
-    def row(self, name, images):
-        """Judge images in grey levels, and print a row of the table."""
-        images = pictures.to_pixels(images)
-        features, classes = self.look(images)
-        share = classes.mean(axis=0)
-        distance = frechet(features, self.reference)
-        recognised = np.mean(classes.max(axis=1) > 0.9)
-        entropy = -np.sum(share * np.log(share + 1e-12))
-        far = np.median(nearest(images[:500], self.training)[0])
-        print(
-            f"| {name} | {distance:.1f} | {recognised:.3f} | {entropy:.2f} | {far:.1f} |",
-            flush=True,
-        )
-
-
-def judge_halfway(judge, path, encoder, images, labels, seed, count=4000):
-    """Judge what lies halfway between two images of different classes."""
-    sheet = sample.interpolate(encoder, images, labels, rows=count, columns=3, seed=seed)
-    lines, circles = sheet.images[:count], sheet.images[count:]
-    judge.row(f"{path}: halfway on a straight line", lines[:, 1])
-    judge.row(f"{path}: halfway on a great circle", circles[:, 1])
-    judge.row("the mean of the same two images, no flow", lines[:, [0, 2]].mean(axis=1))
-
-
-@startup.program("digits.py")
-def main(argv):
+def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", type=Path)
-    parser.add_argument("--temperatures", nargs="+", type=float, default=[0.6, 0.8, 1.0])
-    parser.add_argument("--held-out", action="store_true", help="judge by training images")
-    parser.add_argument(
-        "--nearest", type=Path, help="draw the last row above its nearest neighbours"
-    )
-    parser.add_argument("--halfway", action="store_true", help="judge `interpolate` as well")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    arrays = data.read_arrays(data.MNIST, ("x_train", "y_train", "x_test", "y_test"))
-    x_train, y_train = arrays["x_train"][:-COUNT], arrays["y_train"][:-COUNT]
-    held, test = arrays["x_train"][-COUNT:], arrays["x_test"]
-    print(f"{backends.describe_device()}, seed {args.seed}")
-    judge = Judge(x_train, y_train, held if args.held_out else test)
-    _, classes = judge.look(test)
-    right = np.mean(classes.argmax(axis=1) == arrays["y_test"])
-    print(f"the judge reads {right:.2%} of the test images rightly\n")
-    print("| drawn from | distance | recognised | entropy | nearest |\n|---|---|---|---|---|")
-    judge.row("10,000 training images (the bias)", x_train[:COUNT])
-    if not args.held_out:
-        judge.row("10,000 training images, held back (the bias)", held)
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--temperatures", nargs="+", type=float, default=[0.8])
+    parser.add_argument("--held-out", action="store_true", help="compare with training images")
+    args = parser.parse_args()
+    (x_train, y_train), (x_test, y_test) = data.load()
+    x_train, y_train, held = x_train[:-COUNT], y_train[:-COUNT], x_train[-COUNT:]
+    judge = train_judge(x_train, y_train)
 
-    pixels = x_train.reshape(len(x_train), -1).astype("float32") / 255
-    linear = CodeSampler()
-    linear.build((None, pixels.shape[1]))
-    linear.fit(lambda count: [pixels[:count]], np.ones(pixels.shape[1], "float32"))
+    def look(images):
+        return judge.predict(images.astype("float32"), batch_size=1000, verbose=0)
+
+    real, _ = look(held if args.held_out else x_test)
+
+    def row(name, images):
+        images = np.clip(images, 0, 255).round()
+        features, classes = look(images)
+        distance, recognised = frechet(features, real), np.mean(classes.max(axis=1) > 0.9)
+        near = np.median(nearest(images[:500], x_train))
+        print(f"| {name} | {distance:.1f} | {recognised:.3f} | {near:.1f} |", flush=True)
+
+    right = np.mean(look(x_test)[1].argmax(axis=1) == y_test)
+    print(f"{devices.describe()}; the judge reads {right:.2%} of the test images rightly\n")
+    print("| drawn from | distance | recognised | nearest |\n|---|---|---|---|")
+    row("training images", x_train[:COUNT])
+    if not args.held_out:
+        row("training images held back", held)
+    pixels = x_train[:40_000].reshape(40_000, -1).astype("float32")
+    linear = CodeSampler.fit(pixels, y_train[:40_000], np.ones(784), 10, 24)
     for temperature in args.temperatures:
-        drawn = 255 * linear.sample(COUNT, temperature, args.seed).reshape(-1, 28, 28)
-        judge.row(f"no flow, the same mixture of pixels, T = {temperature:g}", drawn)
+        drawn = linear.sample(COUNT, temperature).reshape(-1, 28, 28)
+        row(f"no flow, the same styles of pixels, T = {temperature:g}", drawn)
     for path in args.models:
         encoder = nice.load_encoder(path)
-        for name in ("prior", "fitted"):
-            if name not in [layer.name for layer in encoder.layers]:
-                continue
+        for source in ("fitted", "prior"):
             for temperature in args.temperatures:
-                codes = encoder.get_layer(name).sample(COUNT, temperature, args.seed)
-                images = sample.decode(encoder, codes[:, None])[:, 0]
-                judge.row(f"{path}: {name}, T = {temperature:g}", images)
-        if args.nearest:
-            draw_nearest(args.nearest, images[:20], x_train)
-        if args.halfway:
-            judge_halfway(judge, path, encoder, test, arrays["y_test"], args.seed)
+                images = sample.draw(encoder, COUNT, temperature, source=source)
+                row(f"{path}: {source}, T = {temperature:g}", images)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

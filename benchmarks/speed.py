@@ -1,398 +1,185 @@
-"""How close to the machine's limits does NICE train and sample?  python benchmarks/speed.py
+"""How fast does NICE train and sample?  python -m benchmarks.speed
 
-Ratios, all measured in one run, each measurement in a process of its own, those of a step's time
-in turns. The floor is what the machine itself allows: the arithmetic of the step's matrix
-products at the rate of one large matrix product, plus the bytes that Adam must move at the rate
-of one large copy, both at the best rate that any of the backends installed reaches here. A
-backend's own floor has the rate of its own large product, which need not be the fastest.
-
-Parts, all of them by default: training, sampling, growth (with batch, width and depth), memory.
-On two cores the first three take about twenty minutes, memory another forty.
+A training step of the full-size network beside the least that it can take on this machine (the
+floor), and 225 digits by `sample.draw` beside the article's loop, on each installed backend. The
+figures are medians over rounds: in each all is measured in turns, in processes of their own.
 """
 
 import argparse
 import importlib.util
 import json
-import math
 import os
 import platform
-import statistics
+import shutil
 import subprocess
 import sys
-import tempfile
-import time
+import timeit
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
-BACKENDS = ("tensorflow", "jax", "torch")
-BATCHES = (32, 128, 512, 1024, 4096)
-WIDTHS = (250, 500, 1000, 2000)
-COUPLINGS = (1, 2, 4, 8)
-SETS = (1000, 60000, 600000)
-RUNS = (
-    (60000, "digits"),
-    (60000, "paper"),
-    (60000, "likelihood"),
-    (600000, "digits"),
-)
-PARTS = ("training", "sampling", "growth", "memory")
-ARTICLE = {"batch": 128, "width": 1000, "couplings": 4}
+BACKENDS = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
+FULL = {"batch": 128, "steps": 40, "matrix": 4096, "digits": 225}
+QUICK = {"batch": 16, "steps": 2, "matrix": 256, "digits": 4}
+WEIGHTS = 4 * (2 * 392 * 1000 + 4 * 1000**2)  # in the matrices of the four couplings
 
 
-# --- What is measured, each in a process with one backend -------------------------------------
+def best(f, repeats=3):
+    """Seconds of the fastest of some calls: the one least disturbed by other work."""
+    return min(timeit.repeat(f, number=1, repeat=repeats))
 
 
-def seconds(f, repeats):
-    """The best of some timings of f: on a machine with other work, the least disturbed."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        f()
-        times.append(time.perf_counter() - start)
-    return min(times)
+# --- Measurements, each in a process of its own, with one backend ----------------------------
 
 
-def measure_rates(nice):
-    """Multiply-adds count as 2 operations; a copy reads and writes every byte.
+def rates(sizes):
+    """Operations a second of a large matrix product, and bytes a second of a large copy."""
+    import nice
 
-    Each is timed over seconds, as the steps are: no step can keep up the pace of one burst.
-    """
-    keras, ops = nice.keras, nice.ops
-    n = 4096
-    x = keras.random.uniform((n, n))
+    n, cores = sizes["matrix"], os.cpu_count()
+    x = nice.keras.random.uniform((n, n), 0, 2 / n)  # so that products stay near 1
 
-    def wait(y):
-        return float(y[0, 0])
+    def repeat(f, times):  # for long enough: no step keeps up the rate of a short burst
+        def chain(y=x):
+            for _ in range(times):
+                y = f(y)
+            float(y[0, 0])  # waits for the device
 
-    def mean_seconds(f, times):
-        return seconds(lambda: [f() for _ in range(times)], 3) / times
+        return best(chain) / times
 
-    product = mean_seconds(lambda: wait(ops.matmul(x, x)), 5)
-    copy = mean_seconds(lambda: wait(x + 1.0), 50)  # on the device, though into fresh memory
     source, target = np.ones((2, n, n), "float32")
-    parts = np.array_split(np.arange(n), os.cpu_count())
+    parts = [slice(i * n // cores, (i + 1) * n // cores) for i in range(cores)]
 
-    def copy_part(rows):
-        np.copyto(target[rows[0] : rows[-1] + 1], source[rows[0] : rows[-1] + 1])
+    def copy_on_host(_):  # by all cores
+        list(threads.map(lambda rows: np.copyto(target[rows], source[rows]), parts))
+        return target
 
-    with ThreadPoolExecutor() as threads:  # in the host's, on all cores
-        copy = min(copy, mean_seconds(lambda: list(threads.map(copy_part, parts)), 300))
-    return {"flops": 2 * n**3 / product, "bytes": 2 * 4 * n * n / copy}
-
-
-def measure_step(nice, batch, width, couplings, repeats=3):
-    """Seconds for one step of `fit`, with the default's noise, and Adam at a falling rate."""
-    from support.batches import Batches
-
-    recipe = nice.Recipe(couplings=couplings, hidden_units=width)
-    encoder = nice.build_encoder((28, 28), recipe)
-    rate = nice.keras.optimizers.schedules.CosineDecay(recipe.learning_rate, 1000)
-    encoder.compile(nice.keras.optimizers.Adam(rate))
-    steps = max(3, min(40, 5000 // batch))  # many, as what an epoch itself costs is no step's
-    x = np.random.default_rng(0).integers(0, 256, (steps * batch, 28, 28), dtype="uint8")
-
-    def fit():
-        batches = Batches(x, batch_size=batch)
-        encoder.fit(batches.feed(), verbose=0, shuffle=False)
-
-    start = time.perf_counter()
-    fit()
-    compiling = time.perf_counter() - start
-    step = seconds(fit, repeats) / steps
-    return {"step": step, "compile": compiling - steps * step}
+    with ThreadPoolExecutor() as threads:
+        copy = min(repeat(lambda y: y + 1.0, 50), repeat(copy_on_host, 50))
+    product = repeat(lambda y: nice.ops.matmul(x, y), 5)
+    return {"operations": 2 * n**3 / product, "bytes": 2 * 4 * n**2 / copy}
 
 
-def measure_sampling(nice):
-    """The article's loop, one `predict` an image, against our one batch; and a large batch."""
-    import sample
+def fit(sizes):
+    """Seconds of a step of `fit`, fed as nice.py does it."""
+    import nice
+    from support import devices
 
-    encoder = nice.build_encoder((28, 28), nice.Recipe())
-    prior = encoder.get_layer("prior")
-    codes = prior.sample(225, 0.8)
-
-    def article():
-        decoder = nice.build_decoder(encoder)
-        return [decoder.predict(code[None], verbose=0) for code in codes]
-
-    grid = seconds(lambda: sample.decode(encoder, codes.reshape(15, 15, -1)), 1)
-    loop = seconds(article, 1)
-    many = prior.sample(10000, 0.8)
-    decoder = nice.build_decoder(encoder)
-    decoder.predict_on_batch(many)
-    return {
-        "grid": grid,
-        "loop": loop,
-        "decode": seconds(lambda: decoder.predict_on_batch(many), 3),
-    }
+    encoder, count = nice.build_encoder((28, 28)), sizes["steps"] * sizes["batch"]
+    encoder.compile(nice.keras.optimizers.Adam(1e-3))
+    x = np.random.default_rng(0).integers(0, 256, (count, 28, 28), dtype="uint8")
+    feed = nice.Batches(x, sizes["batch"]).feed()
+    epoch = lambda: encoder.fit(feed, verbose=0, shuffle=False)  # noqa: E731
+    epoch()  # compiles
+    return {"step": best(epoch) / sizes["steps"], "device": devices.describe()}
 
 
-def measure_file(images, path):
-    """Write a file of random images (not in the parent: children seem no smaller than it was)."""
-    x = np.random.default_rng(0).integers(0, 256, (images, 28, 28), dtype="uint8")
-    np.savez(path, x_train=x, x_test=x[:1000])
-    return {"bytes": x.nbytes + x[:1000].nbytes}
-
-
-def measure_run(path, recipe):
-    """A whole run of nice.py as a user starts it, an epoch of a small network."""
-    with tempfile.TemporaryDirectory() as output:
-        command = [sys.executable, ROOT / "nice.py", "--data", path, "--output", output]
-        command += ["--recipe", recipe, "--epochs", "1", "--couplings", "2", "--hidden-units", "32"]
-        subprocess.run(command, stdout=sys.stderr, check=True)
-    return {}
-
-
-def measure_plain_pytorch(batch=128, repeats=3):
-    """Seconds for one step of the same network and optimiser, written without Keras."""
+def plain(sizes):
+    """Seconds of a step of the same network and optimiser, in PyTorch without Keras."""
     import torch
     from torch import nn
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-
-    def network():
-        sizes = [392, *[1000] * 5, 392]
-        pairs = zip(sizes[:-1], sizes[1:], strict=True)
-        layers = [layer for a, b in pairs for layer in (nn.Linear(a, b), nn.ReLU())]
-        return nn.Sequential(*layers)
-
-    networks = nn.ModuleList([network() for _ in range(4)]).to(device)
+    device, widths = "cuda:0" if torch.cuda.is_available() else "cpu", [392, *[1000] * 5, 392]
+    networks = nn.ModuleList()
+    for _ in range(4):
+        pairs = zip(widths[:-1], widths[1:], strict=True)
+        networks.append(nn.Sequential(*[m for p in pairs for m in (nn.Linear(*p), nn.ReLU())]))
+    networks.to(device)
     log_scale = nn.Parameter(torch.zeros(784, device=device))
     adam = torch.optim.Adam([*networks.parameters(), log_scale], lr=1e-3)
-    steps = 40
-    x = torch.rand(steps * batch, 784, device=device)
+    x = torch.rand(sizes["steps"] * sizes["batch"], 784, device=device)
 
     def epoch():
-        for images in x.split(batch):
+        for images in x.split(sizes["batch"]):
             h = images + torch.rand_like(images) / 256
             for m in networks:
                 h = h.flip(1)
                 x1, x2 = h[:, 0::2], h[:, 1::2]
                 h = torch.stack([x1, x2 - m(x1)], 2).flatten(1)
-            z = h * log_scale.exp()
-            loss = 0.5 * z.square().sum(1).mean() - log_scale.sum()
+            loss = 0.5 * (h * log_scale.exp()).square().sum(1).mean() - log_scale.sum()
             adam.zero_grad()
             loss.backward()
             adam.step()
         loss.item()  # waits for the device
 
     epoch()
-    return {"step": seconds(epoch, repeats) / steps, "compile": 0}
+    return {"step": best(epoch) / sizes["steps"], "device": f"torch on {device}"}
 
 
-def peak_memory(children=False):
-    """The largest resident size of this process, or of its children, so far, in bytes.
+def sampling(sizes):
+    """Seconds for digits by `sample.draw`, and by the article's loop; both compile a decoder."""
+    import nice
+    import sample
 
-    Not a number where no one can say.
-    """
-    if not importlib.util.find_spec("resource"):  # Windows
-        return math.nan
-    import resource
+    encoder = nice.build_encoder((28, 28))
 
-    unit = 1 if sys.platform == "darwin" else 1024
-    whose = resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF
-    return resource.getrusage(whose).ru_maxrss * unit
+    def loop():
+        decoder = nice.build_decoder(encoder)
+        for code in encoder.get_layer("prior").sample(sizes["digits"], 0.8):
+            decoder.predict(code[None], verbose=0)
 
-
-def measure(what, options):
-    sys.path.insert(0, str(ROOT))
-    from support import memory
-
-    memory.keep()  # as the programs do
-    if what not in ("plain", "file", "run"):
-        import nice
-    result = {
-        "plain": measure_plain_pytorch,
-        "rates": lambda: measure_rates(nice),
-        "step": lambda: measure_step(nice, **options),
-        "sampling": lambda: measure_sampling(nice),
-        "file": lambda: measure_file(**options),
-        "run": lambda: measure_run(**options),
-        "model": lambda: {
-            "model": nice.build_encoder((28, 28), nice.Recipe()).save(options["path"])
-        },
-    }[what]()
-    return result | {"memory": peak_memory(children=what == "run")}
+    draw = best(lambda: sample.draw(encoder, sizes["digits"], source="prior"))
+    return {"draw": draw, "loop": best(loop, repeats=1)}
 
 
-# --- The run, and its table -------------------------------------------------------------------
+# --- The program -----------------------------------------------------------------------------
+
+MEASUREMENTS = {f.__name__: f for f in (rates, fit, plain, sampling)}
 
 
-def child(backend, what, **options):
-    """Measure something in a new process; None if that fails, say for want of memory."""
-    command = [sys.executable, __file__, "--measure", what, "--options", json.dumps(options)]
-    environment = os.environ | {"KERAS_BACKEND": backend}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if run.returncode:
-        print(f"{backend}: {what} {options} failed: {run.stderr.strip()[-200:]}", file=sys.stderr)
-        return None
+def measure(name, backend, quick):
+    """Run a measurement in a process of its own: its results, a dict."""
+    command = [sys.executable, "-m", "benchmarks.speed", "--measure", name, *["--quick"] * quick]
+    environment, root = os.environ | {"KERAS_BACKEND": backend}, Path(__file__).parent.parent
+    run = subprocess.run(command, cwd=root, env=environment, stdout=subprocess.PIPE, check=True)
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def startup(backend, model, output):
-    """Seconds from the shell to the grid of digits."""
-    command = [sys.executable, ROOT / "sample.py", "--model", model, "--output", output]
-    environment = os.environ | {"KERAS_BACKEND": backend}
-    return seconds(
-        lambda: subprocess.run(command, env=environment, capture_output=True, check=True), 2
-    )
-
-
-def matrices(width, couplings):
-    """The number of entries in the couplings' matrices."""
-    return couplings * (2 * 392 * width + 4 * width**2)
-
-
-def floor(rates, batch, width, couplings):
-    """Seconds that a training step takes at the least.
-
-    Forwards a matrix product is 2 operations an entry and image, backwards 4; Adam reads
-    gradient, weight and two averages of each entry and writes all but the gradient back.
-    """
-    entries = matrices(width, couplings)
-    return 6 * entries * batch / rates["flops"] + 7 * 4 * entries / rates["bytes"]
-
-
 def machine():
-    name = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), name)
+    """The processor, its cores and the GPUs, in words."""
+    name, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), name)
+    if shutil.which("nvidia-smi"):
+        name += ", " + subprocess.getoutput("nvidia-smi --query-gpu=name --format=csv,noheader")
     return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}"
-
-
-def heading(*cells):
-    print()
-    row(*cells)
-    row(*["---"] * len(cells))
-
-
-def row(name, *cells):
-    print("|", " | ".join([name, *(c if isinstance(c, str) else f"{c:.2f}" for c in cells)]), "|")
-
-
-def training(fastest, own, steps, plain):
-    heading("training, batch 128", "step / floor", "/ own floor", "compiling, steps", "peak MiB")
-    for label, measured in (("`fit` on {}", steps), ("plain loop on {}", plain)):
-        for name in measured:
-            good = [s for s in measured[name] if s]
-            step = min(s["step"] for s in good)
-            limits = [
-                floor(fastest | {"flops": f}, **ARTICLE) for f in (fastest["flops"], own[name])
-            ]
-            compiling = max(0, min(s["compile"] for s in good)) / step
-            memory = min(s["memory"] for s in good) / 2**20
-            ratios = [step / limit for limit in limits]
-            row(label.format(name), *ratios, f"{compiling:.0f}", f"{memory:.0f}")
-
-
-def sampling(backends, fastest, own):
-    with tempfile.TemporaryDirectory() as folder:
-        model, picture = Path(folder) / "nice.keras", Path(folder) / "samples.png"
-        child(backends[0], "model", path=str(model))
-        starts = {name: startup(name, model, picture) for name in backends}
-    sample = f"`sample.py` / {backends[0]}'s {starts[backends[0]]:.1f} s"
-    heading("sampling", "225 images, loop / batch", "10,000 / floor", "/ own floor", sample)
-    work = 2 * matrices(1000, 4) * 10000
-    for name in backends:
-        s = child(name, "sampling")
-        if not s:
-            continue
-        decode = [s["decode"] * flops / work for flops in (fastest["flops"], own[name])]
-        row(name, s["loop"] / s["grid"], *decode, starts[name] / starts[backends[0]])
-
-
-def growth(best, fastest):
-    heading(f"training on {best}", "step / the first", "step / floor", "peak MiB")
-    cases = [ARTICLE]
-    cases += [ARTICLE | {"batch": n} for n in BATCHES if n != 128]
-    cases += [ARTICLE | {"width": n} for n in WIDTHS if n != 1000]
-    cases += [ARTICLE | {"couplings": n} for n in COUPLINGS if n != 4]
-    first = None
-    for case in cases:
-        s = child(best, "step", repeats=2, **case)
-        if not s:
-            continue
-        first = first or s["step"]
-        name = "{batch} images, {couplings} couplings of width {width}".format(**case)
-        ratios = s["step"] / first, s["step"] / floor(fastest, **case)
-        row(name, *ratios, f"{s['memory'] / 2**20:.0f}")
-
-
-def memory(backends, rounds):
-    """Peak memory of a run above that of one on hardly any images, by the size of the images.
-
-    That one trains for a few steps and has as many test images. Medians of some runs: a single
-    one may be 20 MB off.
-    """
-    heading("memory / images", *[f"{images:,}, `{recipe}`" for images, recipe in RUNS])
-    with tempfile.TemporaryDirectory() as folder:
-        paths = {images: str(Path(folder) / f"{images}.npz") for images in SETS}
-        sizes = {n: child(backends[0], "file", images=n, path=paths[n])["bytes"] for n in SETS}
-
-        def peak(name, images, recipe):
-            runs = [child(name, "run", path=paths[images], recipe=recipe) for _ in range(rounds)]
-            found = [run["memory"] for run in runs if run]
-            return statistics.median(found) if found else math.nan
-
-        for name in backends:
-            empty = {recipe: peak(name, SETS[0], recipe) for recipe in {r for _, r in RUNS}}
-            row(
-                name,
-                *[
-                    (peak(name, images, recipe) - empty[recipe]) / (sizes[images] - sizes[SETS[0]])
-                    for images, recipe in RUNS
-                ],
-            )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", help="which of " + ", ".join(PARTS))
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)
-    parser.add_argument("--options", type=json.loads, default={}, help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=3, help="how often all is measured")
+    parser.add_argument("--quick", action="store_true", help="try the program: figures mean little")
+    parser.add_argument("--measure", choices=MEASUREMENTS, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    sizes = QUICK if args.quick else FULL
     if args.measure:
-        print(json.dumps(measure(args.measure, args.options)))
+        print(json.dumps(MEASUREMENTS[args.measure](sizes)))
         return
-    parts = args.parts or PARTS
-    if not set(parts) <= set(PARTS):
-        parser.error(f"parts are {', '.join(PARTS)}")
+    print(machine(), flush=True)
+    runs = [(name, b) for name in MEASUREMENTS for b in BACKENDS if name != "plain" or b == "torch"]
+    rounds = [{run: measure(*run, args.quick) for run in runs} for _ in range(args.rounds)]
 
-    backends = [name for name in BACKENDS if importlib.util.find_spec(name)]
-    print(f"{machine()}; backends: {', '.join(backends)}\n", flush=True)
-    if set(parts) - {"memory"}:
-        rates, steps = {name: [] for name in backends}, {name: [] for name in backends}
-        plain = {"torch": []} if "torch" in backends else {}
-        for _ in range(args.rounds):  # in turns, so that a slow minute hits them all
-            for name in backends:
-                rates[name].append(child(name, "rates"))
-                steps[name].append(child(name, "step", **ARTICLE))
-            for name in plain:
-                plain[name].append(child(name, "plain"))
-        backends = [name for name in backends if any(rates[name]) and any(steps[name])]
-        steps = {name: steps[name] for name in backends}
-        plain = {name: plain[name] for name in plain if any(plain[name])}
-        own = {name: max(r["flops"] for r in rates[name] if r) for name in backends}
-        fastest = {
-            "flops": max(own.values()),
-            "bytes": max(r["bytes"] for name in backends for r in rates[name] if r),
-        }
-        print(
-            f"floor: {fastest['flops'] / 1e9:.0f} GFLOP/s, {fastest['bytes'] / 1e9:.1f} GB/s; a "
-            f"step of batch 128 takes {1e3 * floor(fastest, **ARTICLE):.0f} ms at the least"
-        )
-    if "training" in parts:
-        training(fastest, own, steps, plain)
-    if "sampling" in parts:
-        sampling(backends, fastest, own)
-    if "growth" in parts:
-        growth(min(backends, key=lambda name: min(s["step"] for s in steps[name] if s)), fastest)
-    if "memory" in parts:
-        memory(backends, args.rounds)
+    def results(run, key):
+        return [found[run][key] for found in rounds]
+
+    operations = max(max(results(("rates", backend), "operations")) for backend in BACKENDS)
+    moved = max(max(results(("rates", backend), "bytes")) for backend in BACKENDS)
+    # A weight is multiplied and added once an image forwards, twice backwards: 6 operations. Adam
+    # reads gradient, weight and two averages, of 4 bytes each, and writes all but the gradient.
+    floor = 6 * WEIGHTS * sizes["batch"] / operations + 7 * 4 * WEIGHTS / moved
+    print(f"floor: {1e3 * floor:.2f} ms a step of {sizes['batch']} images, ", end="")
+    print(f"at {operations / 1e9:.0f} GFLOP/s and {moved / 1e9:.1f} GB/s\n")
+    print("| training | ms a step | step / floor |\n|---|---|---|")
+    for run in runs:
+        if run[0] in ("fit", "plain"):
+            name, step = f"{run[0]}, {results(run, 'device')[0]}", median(results(run, "step"))
+            print(f"| {name} | {1e3 * step:.1f} | {step / floor:.2f} |")
+    print(f"\n| {sizes['digits']} digits | draw, ms | loop, ms | loop / draw |\n|---|---|---|---|")
+    for backend in BACKENDS:
+        draw, loop = (median(results(("sampling", backend), key)) for key in ("draw", "loop"))
+        print(f"| {backend} | {1e3 * draw:.0f} | {1e3 * loop:.0f} | {loop / draw:.1f} |")
 
 
 if __name__ == "__main__":

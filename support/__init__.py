@@ -1,1 +1,1 @@
-"""Nothing in here is needed to understand NICE: files, command lines, devices, pictures, fits."""
+"""What a reader of NICE may skip: files, data, pictures, command lines."""

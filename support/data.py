@@ -1,124 +1,106 @@
-"""Images: load and check them."""
+"""Images and their labels: load and check them."""
 
+import math
 import zlib
 from pathlib import Path
 
-import keras
 import numpy as np
 
-from support.errors import first_line
-
 MNIST = Path(__file__).parent.parent / "data" / "mnist.npz"
-KERAS_DATA_SETS = ("mnist", "fashion_mnist", "cifar10", "cifar100")
+KEYS = {"x_train": "train_images", "y_train": "train_labels"}  # ours, and MedMNIST's
+KEYS |= {"x_test": "test_images", "y_test": "test_labels"}
+SAVE = 'make one: np.savez("mine.npz", x_train=train, x_test=test), images (n, height, width)'
 
 
-def load_images(data=MNIST):
-    """Load training and test images as grey levels 0...255, and the test images' labels.
+def load(path=MNIST):
+    """Load images in grey levels 0...255, and their labels.
 
     Args:
-        data: path of an .npz file with Keras's keys `x_train` and `x_test`, each of shape
-            (images, height, width) or (images, height, width, channels) with 1, 3 or 4
-            channels: integers in 0...255, floats in [0, 1] or booleans; and perhaps `y_test`.
-            Or the name of a Keras data set, which Keras downloads.
+        path: of an .npz file with arrays x_train and x_test, each (n, height, width) or (n,
+            height, width, channels): integers 0...255, floats 0...1 or booleans; and perhaps
+            labels y_train and y_test.
 
     Returns:
-        x_train, x_test (uint8, or float32 if they came as floats), and y_test or None.
+        (x_train, y_train), (x_test, y_test): images uint8, or float32 if they came as floats;
+        labels int64 of shape (n,), or all `None`.
 
     Raises:
-        ValueError: the file is missing, damaged, or does not hold such images.
+        ValueError: the file is missing, damaged, or holds no such images.
     """
-    arrays = read_arrays(data, ("x_train", "x_test", "y_test"))
-    x_train, x_test = (grey_levels(arrays, data, key) for key in ("x_train", "x_test"))
-    if x_train.shape[1:] != x_test.shape[1:]:
-        shapes = f"{x_train.shape[1:]} and {x_test.shape[1:]}"
-        raise ValueError(f"{data}: training and test images differ in shape: {shapes}")
-    return x_train, x_test, labels(arrays, data, len(x_test))
-
-
-def load_test_images(data=MNIST):
-    """Load the test images alone, and their labels: `load_images` without what training needs."""
-    arrays = read_arrays(data, ("x_test", "y_test"))
-    x_test = grey_levels(arrays, data, "x_test")
-    return x_test, labels(arrays, data, len(x_test))
-
-
-def read_arrays(data, keys):
-    """Read those of the keys that are there, as a dict of arrays, running no code from the file."""
-    if str(data) in KERAS_DATA_SETS:
-        try:
-            (x_train, _), (x_test, y_test) = getattr(keras.datasets, str(data)).load_data()
-        except Exception as error:  # Keras raises a bare Exception
-            raise ValueError(f"{data}: Keras cannot download it: {first_line(error)}") from None
-        if keras.config.image_data_format() == "channels_first" and x_train.ndim == 4:
-            x_train, x_test = np.moveaxis(x_train, 1, -1), np.moveaxis(x_test, 1, -1)
-        return {"x_train": x_train, "x_test": x_test, "y_test": y_test}
+    path = Path(path)
+    if not path.is_file() or path.suffix != ".npz":
+        raise ValueError(f"{path}: {'not an .npz' if path.exists() else 'no such'} file; {SAVE}")
     try:
-        with np.load(data, allow_pickle=False) as file:
-            for name in file.zip.namelist():  # each is also before its array: see that they agree
-                file.zip.open(name).close()
-            return {key: file[key] for key in keys if key in file}
-    except FileNotFoundError:
-        names = ", ".join(KERAS_DATA_SETS)
-        raise ValueError(f"{data}: no such file, nor one of Keras's {names}") from None
-    except Exception as error:  # a damaged file fails in zipfile's or NumPy's many ways
-        raise ValueError(f"{data}: not a readable .npz file: {first_line(error)}") from None
+        with np.load(path, allow_pickle=False) as file:  # no code in the file is run
+            found = {key: name for key in KEYS for name in (key, KEYS[key]) if name in file}
+            arrays = {key: file[found[key]] for key in found}
+    except Exception as error:  # a damaged file fails in many ways
+        raise ValueError(f"{path}: not a readable .npz file ({error}); {SAVE}") from None
+    if not {"x_train", "x_test"} <= set(arrays):
+        raise ValueError(f"{path}: no x_train and x_test, but {', '.join(file.files)}; {SAVE}")
+    pairs = []
+    for x, y in (("x_train", "y_train"), ("x_test", "y_test")):
+        images = grey_levels(arrays[x], f"{path}: {x}")
+        pairs.append((images, labels(arrays.get(y), len(images), f"{path}: {y}")))
+    shapes = [images.shape[1:] for images, _ in pairs]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"{path}: training and test images have different shapes {shapes}")
+    return pairs
 
 
-def grey_levels(arrays, data, key):
+def grey_levels(images, name):
     """Check an array of images; return it in grey levels, as uint8, or float32 if it has floats."""
-    if key not in arrays:
-        raise ValueError(f"{data}: has no {key}; expected arrays x_train and x_test")
-    images, name = arrays[key], f"{data}: {key}"
-    if images.dtype.kind not in "buif":
-        raise ValueError(f"{name} holds {images.dtype}, not pixel values")
-    channels = images.shape[3:]
-    if images.ndim not in (3, 4) or images.size == 0 or channels not in ((), (1,), (3,), (4,)):
-        raise ValueError(
-            f"{name} holds no images: its shape is {images.shape}, not (images, height, width) "
-            "or (images, height, width, channels) with 1, 3 or 4 channels"
-        )
-    if images.dtype.kind == "b":
-        images = images.view("uint8")
-        images *= np.uint8(255)  # in place: the array was read for us alone
-        return images
-    white = 1 if images.dtype.kind == "f" else 255
-    if not (images.min() >= 0 and images.max() <= white):  # also where there is a NaN
-        raise ValueError(f"{name} has values outside 0..{white} ({images.dtype})")
-    if white == 1:
-        images = images.astype("float32", copy=False)
-        images *= np.float32(255)  # in place, too
-        return images
-    if images.max() == 1:
-        raise ValueError(
-            f"{name} has no value but 0 and 1, which of 0..255 is black: "
-            "store it as booleans, or as floats in [0, 1]"
-        )
-    return images.astype("uint8", copy=False)
+    kind, channels = images.dtype.kind, images.shape[3:]
+    if images.ndim not in (3, 4) or not images.size or channels not in ((), (1,), (3,), (4,)):
+        raise ValueError(f"{name} has shape {images.shape}, no images; {SAVE}, perhaps channels")
+    if kind not in "buif":
+        raise ValueError(f"{name} holds {images.dtype}, no pixel values; {SAVE}")
+    if kind == "b":
+        return images.astype("uint8") * np.uint8(255)
+    white, low, high = 1 if kind == "f" else 255, images.min(), images.max()
+    found = f"{name} has values from {low:g} to {high:g} ({images.dtype}); white is {white}"
+    if not 0 <= low <= high <= white or high <= 0.1 * white:  # also where there is a NaN
+        raise ValueError(f"{found}: rescale it to integers 0...255 or floats 0...1")
+    if high <= 0.5 * white:
+        print(f"{found}: rather dark")
+    return images.astype("float32") * np.float32(255) if white == 1 else images.astype("uint8")
 
 
-def labels(arrays, data, count):
-    """The test images' labels, shape (count,), or None if there are none."""
-    y_test = arrays.get("y_test")
-    if y_test is None:
-        return None
-    if y_test.shape not in ((count,), (count, 1)):
-        raise ValueError(f"{data}: y_test of shape {y_test.shape}, not one label an image: {count}")
-    return y_test.ravel()
+def labels(values, count, name):
+    """Labels as integers (count,), of (count, 1) or one-hot ones, too; all `None` if unusable."""
+    values = np.full(count, None) if values is None else np.asarray(values)
+    if values.ndim == 2 and len(values) == count and np.all(np.sort(values)[:, -2:] == [0, 1]):
+        values = values.argmax(axis=1)  # one-hot
+    if values.size == count and values.dtype.kind in "buif" and not np.any(values % 1):
+        return values.astype("int64").ravel()
+    if values.dtype.kind != "O":
+        print(f"{name} is left out: {values.dtype} {values.shape} is not an integer an image")
+    return np.full(count, None)
 
 
 def fingerprint(*arrays):
-    """A checksum of the arrays' shapes and bytes, as text."""
-    check = zlib.crc32(repr([array.shape for array in arrays]).encode())
+    """A checksum of some arrays, to tell data sets apart."""
+    check = 0
     for array in arrays:
-        for start in range(0, len(array), 1000):  # bytes in another order are copied first
-            check = zlib.crc32(np.ascontiguousarray(array[start : start + 1000]), check)
+        check = zlib.crc32(np.ascontiguousarray(array), check + len(array))
     return f"{check:08x}"
 
 
-def check_shape(encoder, images):
-    """Raise ValueError if the images are not of the shape that the encoder was trained on."""
-    if images.shape[1:] != encoder.input_shape[1:]:
+def check_even(shape):
+    """Raise ValueError unless images of this shape have a known, even number of values."""
+    if not shape or None in shape:
+        raise ValueError(f"the shape of an image must be known, such as (28, 28), not {shape}")
+    if math.prod(shape) % 2:
         raise ValueError(
-            f"the data's images have shape {images.shape[1:]}, the model was trained on "
-            f"{encoder.input_shape[1:]}: choose its --data"
+            f"{' × '.join(map(str, shape))} images have {math.prod(shape)} values; couplings need "
+            "an even number (reversing an odd number leaves even positions even, so the halves "
+            "would not take turns): crop or pad a row"
         )
+
+
+def check_batch(encoder, images):
+    """Images as an array; ValueError if they are not what the encoder was built for."""
+    images, shape = np.asarray(images), ", ".join(map(str, encoder.input_shape[1:]))
+    if images.shape[1:] != encoder.input_shape[1:] or not len(images):
+        raise ValueError(f"this model takes images (n, {shape}), n at least 1, not {images.shape}")
+    return images

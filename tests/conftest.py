@@ -1,10 +1,6 @@
 """What the tests share: small networks, real digits, and each backend's autodiff."""
 
-import os
-import signal
-
-os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # suites may share a GPU
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+from support import start  # isort: skip  # noqa: F401
 
 import keras
 import numpy as np
@@ -13,25 +9,22 @@ import pytest
 import nice
 from support import data
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores in the background
-
 SMALL = ["--couplings", "2", "--hidden-layers", "1", "--hidden-units", "32", "--batch-size", "100"]
 
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
-    """An .npz file with the first 1,000 training and 200 test images of MNIST."""
+    """An .npz file with the first 1,250 training and 200 test images of MNIST."""
     path = tmp_path_factory.mktemp("data") / "digits.npz"
-    with np.load(data.MNIST) as mnist:
-        x_train, x_test, y_test = mnist["x_train"][:1000], mnist["x_test"][:200], mnist["y_test"]
-    np.savez(path, x_train=x_train, x_test=x_test, y_test=y_test[:200])
+    (x_train, y_train), (x_test, y_test) = data.load()
+    arrays = {"x_train": x_train[:1250], "y_train": y_train[:1250]}
+    np.savez(path, **arrays, x_test=x_test[:200], y_test=y_test[:200])
     return path
 
 
 def train(digits, output, *options, epochs=3):
     """Run `python nice.py` with a small network, in this process; return its exit status."""
-    arguments = ["--data", digits, "--output", output, *SMALL, "--epochs", epochs, *options]
-    return nice.main([str(argument) for argument in arguments])
+    return nice.main(["--data", digits, "--output", output, *SMALL, "--epochs", epochs, *options])
 
 
 @pytest.fixture(scope="session")
@@ -42,18 +35,25 @@ def trained(digits, tmp_path_factory):
     return output
 
 
+@pytest.fixture(scope="session")
+def encoder(trained):
+    return nice.load_encoder(trained / "nice.keras")
+
+
 @pytest.fixture
 def refuse(capsys):
-    """Check that a command line is refused: status 2, and one line on stderr with these words."""
+    """Check that a command line is refused: a status, and one line on stderr with these words."""
 
-    def check(main, arguments, *words):
-        with pytest.raises(SystemExit) as error:
-            main([str(argument) for argument in arguments])
+    def check(main, arguments, *words, status=2):
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as error:  # argparse
+            code = error.code
         message = capsys.readouterr().err
-        assert error.value.code == 2
+        assert code == status, message
         assert message.count("\n") == 1 and message.endswith("\n"), message
         for word in words:
-            assert str(word) in message
+            assert str(word) in message, message
 
     return check
 
@@ -85,5 +85,10 @@ def randomise(model, seed=0, deviation=0.3):
     """Give every trainable weight random values, so that nothing is zero by its start."""
     rng = np.random.default_rng(seed)
     for weight in model.trainable_weights:
-        weight.assign(rng.normal(0, deviation, weight.shape))
+        speed = 10 if weight.name == "log_scale" else 1  # of it the layer makes log s
+        weight.assign(rng.normal(0, deviation / speed, weight.shape))
     return model
+
+
+def numpy(x):
+    return keras.ops.convert_to_numpy(x)
