@@ -11,19 +11,14 @@ import keras
 import numpy as np
 from keras import ops
 
-register = keras.saving.register_keras_serializable("nice")
-
 
 class FlowLayer(keras.Layer):
-    """One invertible step of the flow: a new kind of step writes the next three methods.
-
-    (On PyTorch a `forward` would replace `call`.) It is float32 whatever Keras's dtype policy.
-    """
+    """One invertible step of the flow, in float32: a new kind writes the next three methods."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs | {"dtype": "float32"})
 
-    def transform(self, x):
+    def transform(self, x):  # on PyTorch, one named `forward` would replace `call`
         raise NotImplementedError
 
     def inverse(self, y):
@@ -39,7 +34,7 @@ class FlowLayer(keras.Layer):
         return self.transform(x)
 
 
-@register
+@keras.saving.register_keras_serializable("nice")
 class GreyLevels(FlowLayer):
     """Change units: x = grey level / levels. Densities are of x, so no determinant counts here.
 
@@ -59,7 +54,7 @@ class GreyLevels(FlowLayer):
         return x * self.levels
 
 
-@register
+@keras.saving.register_keras_serializable("nice")
 class AdditiveCoupling(FlowLayer):
     """Shift one half of the dimensions by a network `m` of the other half (D is even).
 
@@ -102,7 +97,7 @@ class AdditiveCoupling(FlowLayer):
         return ops.flip(x, axis=-1)
 
 
-@register
+@keras.saving.register_keras_serializable("nice")
 class DiagonalScaling(FlowLayer):
     """Stretch every dimension by its own trainable factor: z = s * h (eq. 14).
 
@@ -140,13 +135,12 @@ class DiagonalScaling(FlowLayer):
         return ops.sum(self.log_scale)
 
 
-@register
+@keras.saving.register_keras_serializable("nice")
 class Inverse(keras.layers.Wrapper):
     """Run a flow layer backwards: `call` is that layer's `inverse`. It adds no weights.
 
-    It reads the variables inside `call`, so a decoder made of these follows its encoder through
-    training. Written outside a layer, the same expression would be frozen into the decoder as a
-    constant: it would keep the first scale, and draw ever worse digits.
+    It reads the variables inside `call`, so a decoder made of these follows training. Written
+    outside a layer, the same expression would stay in it as a constant, with the first scale.
     """
 
     def call(self, y):
@@ -173,7 +167,7 @@ class Prior(keras.Layer):
         return (temperature * z).astype("float32")
 
 
-@register
+@keras.saving.register_keras_serializable("nice")
 class GaussianPrior(Prior):
     """The standard normal: log q(z) = -(D/2) log 2 pi - |z|^2 / 2 (eq. 4)."""
 
@@ -184,7 +178,7 @@ class GaussianPrior(Prior):
         return rng.normal(size=shape)
 
 
-@register
+@keras.saving.register_keras_serializable("nice")
 class LogisticPrior(Prior):
     """The standard logistic in each dimension, which has longer tails (paper, section 3.4)."""
 
@@ -195,16 +189,14 @@ class LogisticPrior(Prior):
         return rng.logistic(size=shape)
 
 
-@register
+@keras.saving.register_keras_serializable("nice")
 class CodeSampler(keras.Layer):
     """Draw codes like those of training images, which do not quite follow the prior.
 
     Each label has some *styles*, clusters of its codes: a mean, and the axes in which they vary
-    most, as long as they vary. A draw takes a style, and g ~ N(0, 1) for each axis, then z = mean
-    + temperature * (g_1 axis_1 + g_2 axis_2 + ...). Likelihoods are the prior's: they see no label.
-
-    Args:
-        labels, directions: the label of each style (integers or `None`), and its number of axes.
+    most, as long as they vary. A draw takes a style, then z = mean + temperature * (g_1 axis_1 +
+    g_2 axis_2 + ...) with g ~ N(0, 1). Likelihoods are the prior's, and see no label. The
+    arguments are the label of each style, an integer or `None`, and the number of its axes.
     """
 
     def __init__(self, labels, directions, **kwargs):
@@ -239,8 +231,7 @@ class CodeSampler(keras.Layer):
         if label is not None and label not in self.labels:
             raise ValueError(f"no label {label}: the model has {sorted(set(self.labels))}")
         shares, means, axes = map(ops.convert_to_numpy, (self.shares, self.means, self.axes))
-        p = shares * [label in (None, one) for one in self.labels]
-        rng = np.random.default_rng(seed)
+        p, rng = shares * [label in (None, one) for one in self.labels], np.random.default_rng(seed)
         style = rng.choice(len(p), count, p=p / p.sum(dtype="float64"))
         z, g = means[style], temperature * rng.normal(size=(count, self.directions))
         for k in np.unique(style):

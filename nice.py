@@ -5,13 +5,14 @@ that follow a simple density, the prior. Change of variables gives the exact den
 
     log q(x) = log prior(f(x)) + log |det df/dx|     (eq. 6),
 
-which training maximises, and f backwards turns random codes into new images. Encoder and decoder
-come first, then likelihood, batches, training. Equation numbers are the README's.
+which training maximises, and f backwards turns random codes into new images. Equation numbers
+are the README's.
 """
 
 from support import start  # isort: skip  # noqa: F401  (before Keras: it sets up the backends)
 
 import dataclasses
+import functools
 import math
 import sys
 from pathlib import Path
@@ -23,10 +24,7 @@ from keras import ops
 import layers
 from support import command_line, data, devices, files
 from support.checkpoint import Checkpoint
-
-PRIORS = {"gaussian": layers.GaussianPrior, "logistic": layers.LogisticPrior}
-
-# --- Encoder and decoder ---------------------------------------------------------------------
+from support.files import load_encoder
 
 
 def build_encoder(
@@ -34,18 +32,13 @@ def build_encoder(
 ):
     """Build the encoder f: image -> code, a chain of couplings, the scaling, and the prior.
 
+    It maps (batch, *image_shape), in grey levels 0...255, to (batch, D). The loss that its layers
+    add is -log q(x): compile it with an optimiser and nothing else.
+
     Args:
-        image_shape: shape of one image, such as (28, 28) or (32, 32, 3).
-        couplings: how many.
-        prior: "gaussian" or "logistic".
-        levels, noise, scale_speed, m: arguments of the layers; `m` those of `AdditiveCoupling`.
-
-    Returns:
-        A `keras.Model` from (batch, *image_shape), in grey levels 0...255, to (batch, D). The
-        loss that its layers add is -log q(x): compile it with an optimiser and nothing else.
-
-    Raises:
-        ValueError: D, the number of values of an image, is odd or not known.
+        image_shape: of one image, such as (28, 28) or (32, 32, 3). An odd D is a ValueError.
+        couplings, prior: how many; "gaussian" or "logistic".
+        scale_speed, levels, noise, m: arguments of the layers, `m` those of `AdditiveCoupling`.
     """
     data.check_even(image_shape)
     image = keras.Input(image_shape, dtype="float32")
@@ -54,8 +47,8 @@ def build_encoder(
     for i in range(couplings):  # log-determinants add up, and each is 0 (eqs. 10-12)
         h = layers.AdditiveCoupling(**m, name=f"coupling_{i + 1}")(h)
     z = layers.DiagonalScaling(scale_speed, name="scaling")(h)
-    z = PRIORS[prior](dtype="float32", name="prior")(z)
-    return keras.Model(image, z, name="encoder")
+    priors = {"gaussian": layers.GaussianPrior, "logistic": layers.LogisticPrior}
+    return keras.Model(image, priors[prior](dtype="float32", name="prior")(z), name="encoder")
 
 
 def flow_steps(encoder):
@@ -64,12 +57,9 @@ def flow_steps(encoder):
 
 
 def build_decoder(encoder):
-    """Build the decoder g = f^-1: code -> image, by walking the encoder's steps backwards.
+    """Build the decoder g = f^-1: the encoder's steps backwards, with the same weights.
 
-    It shares the encoder's weights and adds none, so it follows the encoder through training.
-
-    Returns:
-        A `keras.Model` from (batch, D) to (batch, *image_shape), in grey levels, not clipped.
+    It maps codes (batch, D) to images (batch, *image_shape), in grey levels, not clipped.
     """
     h = code = keras.Input(encoder.output_shape[1:], dtype="float32")
     for step in reversed(flow_steps(encoder)):
@@ -78,25 +68,14 @@ def build_decoder(encoder):
     return keras.Model(code, image, name="decoder")
 
 
-def load_encoder(path):
-    """Load an encoder from a .keras file, running no code in it; ValueError if it is none."""
-    return files.load_model(path, names=("grey_levels", "scaling", "prior"))
-
-
-# --- Likelihood ------------------------------------------------------------------------------
-
-
 def log_likelihood(encoder, images, noise=None, seed=0):
-    """The exact log q(x) of each image, with all its constants (eq. 6).
+    """The exact log q(x) of each image, with all its constants (eq. 6): an array (n,) of nats.
 
     Args:
         images: array (n, *image_shape) in grey levels.
         noise: width of the noise to add, in grey levels. By default that of training: a density
             means something only for images like those. 0 for samples of the model itself.
         seed: which draw of the noise.
-
-    Returns:
-        An array of n nats: the density is of x, in which white is nearly 1.
     """
     images = data.check_batch(encoder, images)
     noise = encoder.get_layer("grey_levels").noise if noise is None else noise
@@ -126,9 +105,6 @@ def describe_likelihood(encoder, images):
     return f"{line}, {bits}" if noise in (0, 1) else f"{line} (noise {noise:g} levels wide)"
 
 
-# --- Batches ---------------------------------------------------------------------------------
-
-
 class Batches(keras.utils.PyDataset):
     """Images as float32 batches for Keras, with uniform noise added ("dequantisation").
 
@@ -137,40 +113,34 @@ class Batches(keras.utils.PyDataset):
     resumed run is exact, and all backends see the same images.
 
     Args:
-        images: array (n, *image_shape) in grey levels.
-        noise: its width, in grey levels.
-        shuffle: True to train: each epoch has its own order and noise, and the last, smaller
-            batch is dropped (one shape to compile). False to measure: all images, in order.
+        images, noise: array (n, *image_shape), and the width of the noise, in grey levels.
+        shuffle: True to train: each epoch has its own order and noise, and drops the last,
+            smaller batch (one shape to compile). False to measure: all images, in order.
     """
 
     def __init__(self, images, batch_size=128, noise=1.0, seed=0, shuffle=True):
         super().__init__()
         self.images, self.batch_size = images, min(batch_size, len(images))
         self.noise, self.seed, self.shuffle = noise, seed, shuffle
-        self.start(epoch=0)
-
-    def start(self, epoch):
-        """Go to an epoch, counted from 0."""
-        self.epoch, self.order = epoch, np.arange(len(self.images))
-        if self.shuffle:
-            np.random.default_rng([self.seed, epoch]).shuffle(self.order)
+        self.epoch = 0  # `train` sets it
 
     def on_epoch_end(self):  # Keras calls it in a plain `fit`
-        if self.shuffle:
-            self.start(self.epoch + 1)
+        self.epoch += self.shuffle
 
     def __len__(self):
-        rounding = math.floor if self.shuffle else math.ceil
-        return rounding(len(self.images) / self.batch_size)
+        count = len(self.images) / self.batch_size
+        return math.floor(count) if self.shuffle else math.ceil(count)
 
     def __getitem__(self, i):
-        rows = self.order[i * self.batch_size : (i + 1) * self.batch_size]
-        x = self.images[rows].astype("float32")
+        order = np.arange(len(self.images))
+        if self.shuffle:
+            np.random.default_rng([self.seed, self.epoch]).shuffle(order)
+        x = self.images[order[i * self.batch_size : (i + 1) * self.batch_size]].astype("float32")
         rng = np.random.default_rng([self.seed, self.epoch, i + 1])  # + 1: 0 would be the order's
         return (x + self.noise * rng.random(x.shape, "float32"),)
 
     def feed(self):
-        """The same batches for `fit`: on TensorFlow from a tf.data pipeline, which is faster."""
+        """This epoch's batches for `fit`; on TensorFlow a tf.data pipeline, which is faster."""
         if keras.backend.backend() != "tensorflow":
             return self
         import tensorflow as tf
@@ -180,9 +150,6 @@ class Batches(keras.utils.PyDataset):
             return (tf.ensure_shape(x, (None, *self.images.shape[1:])),)
 
         return tf.data.Dataset.range(len(self)).map(read).prefetch(1)
-
-
-# --- Training --------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,12 +166,12 @@ class Recipe:
     seed: int = 0  # of first weights, order and noise
 
 
-SMALL = {"hidden_layers": 3, "hidden_units": 500}
+SMALL = {"hidden_layers": 3, "hidden_units": 500}  # a fifth of the weights
 ARTICLE = {"levels": 255, "noise": 0.0, "scale_speed": 1.0}
 PAPER = {"output_activation": "linear", "prior": "logistic", "scale_speed": 10.0}
 RECIPES = {
     "digits": Recipe(),
-    "quick": Recipe(SMALL),  # for the impatient: a fifth of the weights
+    "quick": Recipe(SMALL),
     # The article to the letter: no noise, a constant rate, and the test images choose the epoch.
     "article": Recipe(ARTICLE, holdout=0.0, epochs=20, decay=0.0),
     # The paper's model and data; how it is trained is ours.
@@ -217,11 +184,7 @@ def train(encoder, batches, validation, recipe, output):
 
     Args:
         batches, validation: `Batches` to train on, and to choose the best epoch by.
-        recipe: a `Recipe`; its model is not looked at.
-        output: a folder, for the best model, `nice.keras`, and what else `Checkpoint` keeps.
-
-    Returns:
-        The `Checkpoint`, with the history.
+        recipe, output: a `Recipe`, and a folder for `nice.keras` and what `Checkpoint` keeps.
     """
     rate, steps = recipe.learning_rate, recipe.epochs * len(batches)
     if falling := round(recipe.decay * steps):  # what Keras calls a warm-up is constant here
@@ -232,8 +195,8 @@ def train(encoder, batches, validation, recipe, output):
     adam.exclude_from_weight_decay(var_names=["bias", "log_scale"])
     encoder.compile(adam)  # the loss, -log q(x), is what the layers add
 
-    decoder, prior = build_decoder(encoder), encoder.get_layer("prior")
-    draw = lambda: decoder.predict_on_batch(prior.sample(225, temperature=0.8))  # noqa: E731
+    decoder, z = build_decoder(encoder), encoder.get_layer("prior").sample(225, temperature=0.8)
+    draw = functools.partial(decoder.predict_on_batch, z)  # the same codes after each epoch
     checkpoint = Checkpoint(Path(output), batches, draw, monitor="val_loss")  # the lowest is best
     encoder.fit(
         batches.feed(),
@@ -250,17 +213,16 @@ def train(encoder, batches, validation, recipe, output):
 def fit_codes(encoder, images, labels=None, styles=100, directions=24):
     """Fit a `CodeSampler` to training images' codes; return a new encoder that ends in it.
 
-    The flow, and so the likelihood, stay what they are. Codes take at most 125 MB, the sampler 8:
-    with few or large images, or many labels, there are fewer of all.
+    Codes take at most 125 MB, the sampler 8: with few or large images, or many labels, there are
+    fewer styles (of all labels together) and directions (of each style).
 
     Args:
         labels: an integer for each image; without labels styles are clusters of all codes.
-        styles, directions: in all, and of each style.
     """
     images, values = data.check_batch(encoder, images), encoder.output_shape[1]
-    labels = data.labels(labels, len(images), "labels")
     some = np.random.default_rng(0).permutation(len(images))[: min(40_000, 31_360_000 // values)]
-    kinds = len(set(labels[some].tolist()))
+    labels = data.labels(labels, len(images), "labels")[some]
+    kinds = len(set(labels.tolist()))
     each = max(1, min(styles, len(some) // 100) // kinds)
     directions = max(1, min(directions, values, 2_000_000 // (values * kinds * each) - 1))
     without = " without labels" if labels[0] is None else ""
@@ -268,16 +230,12 @@ def fit_codes(encoder, images, labels=None, styles=100, directions=24):
     noise = encoder.get_layer("grey_levels").noise
     z = encoder.predict(Batches(images[some], 500, noise, shuffle=False), verbose=0)
     sigma = encoder.get_layer("scaling").sigma
-    sampler = layers.CodeSampler.fit(z, labels[some], sigma, each, directions)
+    sampler = layers.CodeSampler.fit(z, labels, sigma, each, directions)
     return keras.Model(encoder.input, sampler(encoder.get_layer("prior").output), name="encoder")
-
-
-# --- The program -----------------------------------------------------------------------------
 
 
 @command_line.program
 def main(argv):
-    """Train as the command line says; return the exit status."""
     args, recipe = command_line.parse_training(argv, RECIPES)
     model = args.output / "nice.keras"
     trained = model if args.evaluate else args.start
@@ -287,7 +245,6 @@ def main(argv):
     if args.evaluate:
         print(f"{source}, {devices.describe()}: {describe_likelihood(encoder, x_test)}")
         return 0
-
     held = max(1, round(recipe.holdout * len(x_train))) if recipe.holdout else 0
     x_train, x_held = np.split(x_train, [len(x_train) - held])
     devices.use_all(recipe.batch_size, 500, (held or len(x_test)) % 500)
@@ -296,19 +253,16 @@ def main(argv):
     noise = encoder.get_layer("grey_levels").noise
     batches = Batches(data.check_batch(encoder, x_train), recipe.batch_size, noise, recipe.seed)
     validation = Batches(x_held if held else x_test, 500, noise, shuffle=False)
-    settings = dataclasses.asdict(recipe) | {"start": str(args.start), "data": str(source)}
+    settings = dataclasses.asdict(recipe) | {
+        "start": str(args.start),
+        "data": str(Path(source).resolve()),
+    }
     settings["fingerprint"] = data.fingerprint(x_train, x_held, x_test)
     files.claim(args.output, settings, args.fresh)
-    print(f"{encoder.count_params():,} parameters, on {devices.describe()}")
-    print(
-        f"{len(x_train):,} training images of shape {x_train.shape[1:]}, "
-        f"{len(validation.images):,} to choose the epoch"
-    )
+    print(f"{encoder.count_params():,} parameters, {len(x_train):,} images, {devices.describe()}")
     print("Ctrl-C stops; the same command, without --fresh, goes on")
     checkpoint = train(encoder, batches, validation, recipe, args.output)
-
-    best = checkpoint.best()
-    if best:
+    if best := checkpoint.best():
         print(f"best epoch: {best['epoch']}, with a loss of {best['val_loss']:.2f}")
         encoder = fit_codes(load_encoder(model), x_train, y_train[: len(x_train)])
         files.replace(model, encoder.save)

@@ -27,7 +27,9 @@ def encode(encoder, images):
 
 def decode(encoder, z):
     """Decode codes (n, D): float32 images (n, *image_shape), not clipped."""
-    return nice.build_decoder(encoder).predict(z, batch_size=500, verbose=0)
+    decoder = nice.build_decoder(encoder)  # called, as `predict` would compile each new decoder
+    parts = [decoder(z[i : i + 500]) for i in range(0, len(z), 500)]
+    return np.concatenate([ops.convert_to_numpy(part) for part in parts])
 
 
 def draw(encoder, count, temperature=0.8, seed=0, label=None, source="fitted"):
@@ -49,7 +51,7 @@ def draw(encoder, count, temperature=0.8, seed=0, label=None, source="fitted"):
     return np.clip(decode(encoder, z), 0, 255).round().astype("uint8")
 
 
-def codes(encoder, count, temperature, seed, label=None, source="fitted"):
+def codes(encoder, count, temperature=0.8, seed=0, label=None, source="fitted"):
     """The codes that `draw` decodes: float32, (count, D)."""
     fitted = [layer for layer in encoder.layers if isinstance(layer, layers.CodeSampler)]
     if source == "fitted" and fitted:
@@ -228,7 +230,10 @@ def main(argv):
         inputs.append(data.check_batch(inputs[0], x_test))
     print(f"{model} on {devices.describe()}, images of {source or 'its own'}", flush=True)
     images, *names = PICTURES[picture](*inputs, **args)
-    made = pictures.frames(images) if kind == ".gif" else pictures.sheet(images, *names)
+    made = pictures.sheet(images, *names)
+    if kind == ".gif":  # the columns, one after another, there and back
+        made = [pictures.grid(column, len(column), 1, zoom=2) for column in images.swapaxes(0, 1)]
+        made += made[-2:0:-1]
     files.replace(output, lambda path: pictures.write(path, made))
     print(output)
     return 0

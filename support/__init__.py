@@ -1,1 +1,0 @@
-"""What a reader of NICE may skip: files, data, pictures, command lines."""

@@ -1,5 +1,6 @@
 """What a training run keeps as it goes: its best model, grids, losses, and a backup."""
 
+import json
 import math
 
 import imageio.v3 as imageio
@@ -9,17 +10,12 @@ from support import files, pictures
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Start each epoch of the batches, and keep what the epoch leaves.
+    """Number each epoch of the `Batches`, and keep what the epoch leaves in the folder `output`.
 
-    That is `nice.keras` if it is the best so far, a grid of new images in `samples/`, a row of
-    `history.csv`, and last `backup.0007.keras`, the model with its optimiser's state; the number
-    pairs weights and epoch. All are replaced whole, where Keras's own callbacks write in place.
-
-    Args:
-        output: the run's folder.
-        batches: the `Batches` that train.
-        draw: a function that makes 225 images.
-        monitor: the loss that is lowest in the best epoch.
+    That is `nice.keras` if it is the best so far (the lowest loss `monitor`), a grid of 225 new
+    images that `draw` makes, a row of `history.json`, and last `backup.0007.keras`, the model with
+    its optimiser's state; the number pairs weights and epoch. All are replaced whole, where
+    Keras's own callbacks write in place.
     """
 
     def __init__(self, output, batches, draw, monitor):
@@ -36,16 +32,14 @@ class Checkpoint(keras.callbacks.Callback):
         try:
             done = int(backups[-1].suffixes[0][1:])
             encoder.load_weights(backups[-1])
-            self.history = files.read_history(self.output / "history.csv")[:done]
-            if len(self.history) < done:
-                raise ValueError("history.csv has fewer epochs")
+            self.history = json.loads((self.output / "history.json").read_text())[:done]
         except Exception as error:  # h5py and Keras have many
             raise ValueError(f"{backups[-1]} is damaged ({error}); use --fresh") from None
         print(f"going on after epoch {done}")
         return done
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.batches.start(epoch)
+        self.batches.epoch = epoch
 
     def on_epoch_end(self, epoch, logs):
         self.history.append({"epoch": epoch + 1, **logs})
@@ -55,8 +49,7 @@ class Checkpoint(keras.callbacks.Callback):
             files.replace(self.output / "nice.keras", best.save)
         grid, name = pictures.grid(self.draw(), 15, 15), f"samples/epoch_{epoch + 1:04}.png"
         files.replace(self.output / name, lambda path: pictures.write(path, grid))
-        history = self.output / "history.csv"
-        files.replace(history, lambda path: files.write_history(path, self.history))
+        files.write_json(self.output / "history.json", self.history)
         if not math.isfinite(logs["loss"]):
             self.model.stop_training = True
             return
@@ -80,6 +73,7 @@ class Checkpoint(keras.callbacks.Callback):
         made["training.gif"] = [imageio.imread(path) for path in grids]
         for name, picture in made.items():
             files.replace(self.output / name, lambda path, made=picture: pictures.write(path, made))
-        files.write_settings(self.output, files.read_settings(self.output) | {"finished": True})
+        settings = files.read_settings(self.output) | {"finished": True}
+        files.write_json(self.output / "settings.json", settings)
         for path in self.backups():
             path.unlink()

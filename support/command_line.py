@@ -27,14 +27,13 @@ class Parser(argparse.ArgumentParser):
 def at_least(least, kind):
     """Make an argparse type: a finite number of this kind, not below `least`."""
 
-    def parse(text):
+    def number(text):
         value = kind(text)
         if not least <= value < math.inf:
             raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
         return value
 
-    parse.__name__ = kind.__name__  # for argparse's "invalid int value"
-    return parse
+    return number
 
 
 SIZE, SEED, REAL = at_least(1, int), at_least(0, int), at_least(0.0, float)
@@ -43,7 +42,7 @@ SIZE, SEED, REAL = at_least(1, int), at_least(0, int), at_least(0.0, float)
 def parse_training(argv, recipes):
     """Read the command line of nice.py: its arguments, and the recipe that they make."""
     parser = Parser(prog="nice.py", description="Train NICE on images.")
-    parser.add_argument("--data", help=".npz file or Keras data set (default: MNIST)")
+    parser.add_argument("--data", help=".npz file of images (default: MNIST)")
     parser.add_argument("--output", type=Path, default=MODEL.parent, help="folder to write to")
     parser.add_argument("--recipe", choices=recipes, default="digits", help="set of values")
     parser.add_argument("--start", type=Path, help="a model to go on from, in another folder")
@@ -69,11 +68,11 @@ def program(main):
     def run(argv=None):
         try:
             return main(sys.argv[1:] if argv is None else [str(word) for word in argv])
-        except (KeyboardInterrupt, BrokenPipeError) as error:
-            stopped = isinstance(error, KeyboardInterrupt)
-            message, status = ("stopped", 130) if stopped else ("output pipe closed", 1)
-        except (OSError, ArithmeticError, ValueError) as error:
-            message, status = " ".join(str(error).split())[:500], 1 + isinstance(error, ValueError)
+        except KeyboardInterrupt:
+            error, status = "stopped", 130
+        except (OSError, ArithmeticError, ValueError) as caught:
+            error, status = caught, 2 if isinstance(caught, ValueError) else 1
+        message = " ".join(str(error).split())[:500]
         print(f"{Path(main.__code__.co_filename).name}: {message}", file=sys.stderr)
         return status
 

@@ -13,19 +13,11 @@ SAVE = 'make one: np.savez("mine.npz", x_train=train, x_test=test), images (n, h
 
 
 def load(path=MNIST):
-    """Load images in grey levels 0...255, and their labels.
+    """Load (x_train, y_train), (x_test, y_test) from an .npz file; ValueError if it is none.
 
-    Args:
-        path: of an .npz file with arrays x_train and x_test, each (n, height, width) or (n,
-            height, width, channels): integers 0...255, floats 0...1 or booleans; and perhaps
-            labels y_train and y_test.
-
-    Returns:
-        (x_train, y_train), (x_test, y_test): images uint8, or float32 if they came as floats;
-        labels int64 of shape (n,), or all `None`.
-
-    Raises:
-        ValueError: the file is missing, damaged, or holds no such images.
+    Images (n, height, width) or (n, height, width, channels) may be integers 0...255, floats
+    0...1 or booleans there. They become grey levels 0...255, uint8, or float32 if they were
+    floats; labels become int64 of shape (n,), or all `None` if there are none.
     """
     path = Path(path)
     if not path.is_file() or path.suffix != ".npz":
@@ -38,14 +30,15 @@ def load(path=MNIST):
         raise ValueError(f"{path}: not a readable .npz file ({error}); {SAVE}") from None
     if not {"x_train", "x_test"} <= set(arrays):
         raise ValueError(f"{path}: no x_train and x_test, but {', '.join(file.files)}; {SAVE}")
-    pairs = []
-    for x, y in (("x_train", "y_train"), ("x_test", "y_test")):
-        images = grey_levels(arrays[x], f"{path}: {x}")
-        pairs.append((images, labels(arrays.get(y), len(images), f"{path}: {y}")))
-    shapes = [images.shape[1:] for images, _ in pairs]
-    if shapes[0] != shapes[1]:
-        raise ValueError(f"{path}: training and test images have different shapes {shapes}")
-    return pairs
+    x_train, x_test = (grey_levels(arrays[x], f"{path}: {x}") for x in ("x_train", "x_test"))
+    if x_train.shape[1:] != x_test.shape[1:]:
+        shapes = f"{x_train.shape[1:]} and {x_test.shape[1:]}"
+        raise ValueError(f"{path}: training and test images have different shapes, {shapes}")
+    y_train = labels(arrays.get("y_train"), len(x_train), f"{path}: y_train")
+    return (x_train, y_train), (
+        x_test,
+        labels(arrays.get("y_test"), len(x_test), f"{path}: y_test"),
+    )
 
 
 def grey_levels(images, name):
@@ -80,10 +73,7 @@ def labels(values, count, name):
 
 def fingerprint(*arrays):
     """A checksum of some arrays, to tell data sets apart."""
-    check = 0
-    for array in arrays:
-        check = zlib.crc32(np.ascontiguousarray(array), check + len(array))
-    return f"{check:08x}"
+    return "-".join(f"{zlib.crc32(np.ascontiguousarray(array)):08x}" for array in arrays)
 
 
 def check_even(shape):

@@ -12,7 +12,7 @@ ADVICE = "choose another --output, or start over with --fresh"
 
 
 def replace(path, write):
-    """Call `write` on a temporary path, then rename: `path` is whole at any moment, old or new.
+    """Call `write` on a temporary path, then rename it: `path` is whole at any moment.
 
     Ctrl-C waits until then: h5py calls Python from C, where an exception would be lost.
     """
@@ -26,8 +26,7 @@ def replace(path, write):
             os.fsync(file.fileno())  # flush to disk, or after a power cut the file may be empty
         os.replace(partial, path)
     except OSError as error:
-        message = f"cannot write {path} ({error}): make room there, or choose another folder"
-        raise OSError(message) from None
+        raise OSError(f"cannot write {path} ({error}): make room, or go elsewhere") from None
     finally:
         partial.unlink(missing_ok=True)
         if ours:
@@ -37,15 +36,7 @@ def replace(path, write):
 
 
 def claim(output, settings, fresh=False):
-    """Make an output folder ready for a new run, or for going on with the run that it holds.
-
-    Args:
-        settings: dict of what decides the run's result: a run with others is refused.
-        fresh: start over, whatever is there.
-
-    Raises:
-        ValueError: the folder holds another run or a finished one, or is no folder.
-    """
+    """Make a folder ready for a new run, or for going on with one of the same settings (a dict)."""
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file: --output names a folder")
     before = {} if fresh else read_settings(output)
@@ -53,19 +44,19 @@ def claim(output, settings, fresh=False):
         raise ValueError(f"{output} holds a finished run: {ADVICE}, or go on from it with --start")
     if not before and not fresh and (output / "nice.keras").exists():
         raise ValueError(f"{output} holds a model that is of no run: {ADVICE}")
-    for name in before:
-        if settings.get(name) != before[name]:
-            found = f"{name} {before[name]}, not {settings.get(name)}"
+    for name, old in before.items():
+        if settings.get(name) != old:
+            found = f"{name} {old}, not {settings.get(name)}"
             raise ValueError(f"{output} holds a run with {found}: {ADVICE}")
-    old = ("backup.*", "history.csv", "training.*", "samples/epoch_*") if fresh else ()
+    old = ("backup.*", "history.json", "training.*", "samples/epoch_*") if fresh else ()
     for pattern in ("**/partial-*", *old):  # partial files are left by a run that was killed
         for path in output.glob(pattern):
             path.unlink()
-    write_settings(output, settings)
+    write_json(output / "settings.json", settings)
 
 
-def write_settings(output, settings):
-    replace(output / "settings.json", lambda path: path.write_text(json.dumps(settings, indent=2)))
+def write_json(path, value):
+    replace(path, lambda partial: partial.write_text(json.dumps(value, indent=2)))
 
 
 def read_settings(output):
@@ -79,33 +70,21 @@ def read_settings(output):
 
 def recorded_data(model):
     """The data that a model was trained on, which the settings beside it name."""
-    source = read_settings(Path(model).parent).get("data")
-    if not source:
-        raise ValueError(f"nothing beside {model} says what it was trained on: add --data")
-    return source
+    if source := read_settings(Path(model).parent).get("data"):
+        return source
+    raise ValueError(f"nothing beside {model} says what it was trained on: add --data")
 
 
-def load_model(path, names):
-    """Load a .keras file that has layers of these names; ValueError if it cannot be used."""
+def load_encoder(path):
+    """Load an encoder from a .keras file, running no code in it; ValueError if it is none."""
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such model; train one with: python nice.py")
     try:
         model = keras.saving.load_model(path, compile=False)
-        for name in names:
+        for name in ("grey_levels", "scaling", "prior"):
             model.get_layer(name)
     except Exception as error:  # a damaged file fails in zipfile's, h5py's or Keras's many ways
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         message = f"{path}: damaged, no NICE model, or one of an earlier version ({reason})"
         raise ValueError(message) from None
     return model
-
-
-def write_history(path, history):
-    """Write the rows of a history, a dict an epoch, as a table."""
-    rows = [history[0].keys(), *[row.values() for row in history]]
-    path.write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
-
-
-def read_history(path):
-    names, *rows = (line.split(",") for line in path.read_text().split())
-    return [dict(zip(names, [int(row[0]), *map(float, row[1:])], strict=True)) for row in rows]

@@ -17,10 +17,8 @@ def write(path, picture):
 def grid(images, rows, columns, zoom=1):
     """Tile images in grey levels, (rows * columns, height, width) or (..., channels).
 
-    They are clipped to 0...255 and rounded; what is not a number is black.
-
-    Args:
-        zoom: how many pixels wide a pixel is drawn.
+    They are clipped to 0...255 and rounded; what is not a number is black. A pixel is drawn
+    `zoom` pixels wide.
     """
     pixels = np.clip(np.nan_to_num(images), 0, 255).round().astype("uint8")
     pixels = pixels.repeat(zoom, axis=1).repeat(zoom, axis=2)
@@ -28,12 +26,6 @@ def grid(images, rows, columns, zoom=1):
     pixels = pixels.reshape(rows, columns, height, width, *channels).swapaxes(1, 2)
     picture = pixels.reshape(rows * height, columns * width, *channels)
     return picture[..., 0] if channels == [1] else picture
-
-
-def frames(images, zoom=2):
-    """The columns of images (rows, columns, *image_shape), one after another, there and back."""
-    moving = [grid(column, len(column), 1, zoom) for column in images.swapaxes(0, 1)]
-    return moving + moving[-2:0:-1]
 
 
 def sheet(images, row_names=(), column_names=(), zoom=2):
@@ -46,8 +38,8 @@ def sheet(images, row_names=(), column_names=(), zoom=2):
     if not left and not above:
         return picture
     high, wide = picture.shape[0] + above, picture.shape[1] + left
-    figure = plot(wide / 100, high / 100, axes=False)
-    axes = figure.add_axes((left / wide, 0, 1 - left / wide, 1 - above / high))
+    figure, axes = plot(wide / 100, high / 100, layout="none")
+    axes.set_position((left / wide, 0, 1 - left / wide, 1 - above / high))
     axes.imshow(picture, cmap="gray", vmin=0, vmax=255, aspect="auto", extent=(0, columns, rows, 0))
     axes.set_yticks(np.arange(len(row_names)) + 0.5, row_names)
     axes.set_xticks(np.arange(len(column_names)) + 0.5, column_names)
@@ -56,12 +48,12 @@ def sheet(images, row_names=(), column_names=(), zoom=2):
     return figure
 
 
-def plot(width=6.5, height=3.8, rows=1, columns=1, axes=True):
+def plot(width=6.5, height=3.8, rows=1, columns=1, layout="constrained"):
     """A matplotlib figure, which needs no window, and its axes, one or an array of them."""
     from matplotlib.figure import Figure  # here, as it takes half a second
 
-    figure = Figure(figsize=(width, height), layout="constrained" if axes else None)
-    return (figure, figure.subplots(rows, columns)) if axes else figure
+    figure = Figure(figsize=(width, height), layout=layout)
+    return figure, figure.subplots(rows, columns)
 
 
 def curves(history):

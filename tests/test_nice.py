@@ -90,13 +90,13 @@ def test_order_and_noise_depend_only_on_seed_epoch_and_batch():
     assert len(set(order)) == 200 and np.any(np.diff(order) < 0)
     u = first.ravel() - order
     assert u.min() >= 0 and u.max() <= 1 and abs(u.mean() - 0.5) < 0.1 and len(set(u)) > 190
-    batches.start(1)
+    batches.epoch = 1
     second = contents(batches)
     assert not np.array_equal(second, first)
     again = nice.Batches(images, 100, seed=3)
-    again.start(1)
+    again.epoch = 1
     np.testing.assert_array_equal(contents(again), second)  # whatever was read before
-    batches.start(0)
+    batches.epoch = 0
     np.testing.assert_array_equal(batches[1][0], first[100:])
     assert not np.array_equal(contents(nice.Batches(images, 100, seed=4)), first)
 
@@ -114,7 +114,7 @@ def test_to_measure_all_images_come_in_order():
 
 def test_what_fit_is_fed_are_the_batches():
     batches = nice.Batches(noise_images(250), 100)
-    batches.start(2)
+    batches.epoch = 2
     expected = [batches[0][0], batches[1][0]]
     fed = [numpy(x) for x, *_ in batches.feed()] if keras.backend.backend() == "tensorflow" else []
     fed = fed or [x for (x,) in (batches.feed()[i] for i in range(2))]

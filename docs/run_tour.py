@@ -1,0 +1,23 @@
+"""Run the notebook tour.ipynb from top to bottom, and write it back with its outputs.
+
+It needs two packages more than requirements.txt has: `pip install nbclient ipykernel`. Then
+`python docs/run_tour.py`, which takes about three minutes.
+"""
+
+from pathlib import Path
+
+import nbclient
+import nbformat
+
+PATH = Path(__file__).with_name("tour.ipynb")
+
+if __name__ == "__main__":
+    notebook = nbformat.read(PATH, as_version=4)
+    where = {"metadata": {"path": str(PATH.parent)}}
+    nbclient.NotebookClient(notebook, resources=where, record_timing=False).execute()
+    for cell in notebook.cells:
+        if cell.cell_type == "code":  # without what backends say as they start
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    notebook.metadata.language_info = {"name": "python"}  # not which version
+    nbformat.write(notebook, PATH)
+    print(f"{PATH.name}: {PATH.stat().st_size / 1e6:.2f} MB")
