@@ -41,7 +41,8 @@ SIZE, SEED, REAL = at_least(1, int), at_least(0, int), at_least(0.0, float)
 
 def parse_training(argv, recipes):
     """Read the command line of nice.py: its arguments, and the recipe that they make."""
-    parser = Parser(prog="nice.py", description="Train NICE on images.")
+    what = "Train NICE on images. --epochs and the options after it override the recipe's values."
+    parser = Parser(prog="nice.py", description=what)
     parser.add_argument("--data", help=".npz file of images (default: MNIST)")
     parser.add_argument("--output", type=Path, default=MODEL.parent, help="folder to write to")
     parser.add_argument("--recipe", choices=recipes, default="digits", help="set of values")
@@ -49,9 +50,10 @@ def parse_training(argv, recipes):
     parser.add_argument("--evaluate", action="store_true", help="only measure the output's model")
     parser.add_argument("--fresh", action="store_true", help="start over in the output folder")
     parser.add_options(epochs=SIZE, batch_size=SIZE, learning_rate=REAL, seed=SEED)
-    parser.add_options(couplings=SIZE, hidden_layers=SIZE, hidden_units=SIZE, noise=REAL)
+    network = {"couplings": SIZE, "hidden_layers": SIZE, "hidden_units": SIZE, "noise": REAL}
+    network["prior"] = ["gaussian", "logistic"]
+    parser.add_options(**network)
     args = parser.parse_args(argv)
-    network = ("couplings", "hidden_layers", "hidden_units", "noise")
     given = {name: getattr(args, name) for name in network if name in args}
     if args.start and (given or args.start.resolve().parent == args.output.resolve()):
         parser.error("--start takes the network from the model, and another --output")

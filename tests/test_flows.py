@@ -25,7 +25,7 @@ def build(name, shape):
 def test_a_density_integrates_to_one(name):
     """Over the plane, in the units of x."""
     encoder = build(name, (2,))
-    side = np.linspace(-12, 12, 401)
+    side = np.linspace(-12, 12, 201)
     levels = encoder.get_layer("grey_levels").levels
     points = levels * np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
     nats = nice.log_likelihood(encoder, points, noise=0)

@@ -161,10 +161,10 @@ def test_encoder_and_decoder_can_be_exported(tmp_path):
     decoder = nice.build_decoder(encoder)
     encoder.export(tmp_path / "encoder", verbose=False)
     decoder.export(tmp_path / "decoder", verbose=False)
-    z = tf.saved_model.load(tmp_path / "encoder").serve(images)
+    f, g = (tf.saved_model.load(tmp_path / name) for name in ("encoder", "decoder"))
+    z = f.serve(images)
     np.testing.assert_allclose(z, sample.encode(encoder, images), rtol=1e-3, atol=1e-4)
-    decoded = tf.saved_model.load(tmp_path / "decoder").serve(z)
-    np.testing.assert_allclose(decoded, images, atol=0.01)
+    np.testing.assert_allclose(g.serve(z), images, atol=0.01)
 
 
 # --- Codes -----------------------------------------------------------------------------------

@@ -128,7 +128,8 @@ def test_going_on_from_a_model(trained, digits, tmp_path, capsys, refuse):
     assert str(digits) == json.loads((output / "settings.json").read_text())["data"]
     for a, b in zip(weights(output)[:9], before.get_weights()[:9], strict=True):
         np.testing.assert_array_equal(a, b)
-    refuse(nice.main, [*options, "--couplings", 3], "takes the network from the model")
+    for option in (("--couplings", 3), ("--noise", 0), ("--prior", "logistic")):
+        refuse(nice.main, [*options, *option], "takes the network from the model")
     refuse(nice.main, ["--start", model, "--output", trained], "another --output")
     eyes = np.eye(8)[None].repeat(3, axis=0)
     np.savez(tmp_path / "other.npz", x_train=eyes, x_test=eyes)
@@ -166,7 +167,7 @@ def test_killed_runs_go_on_as_if_nothing_had_happened(digits, tmp_path):
 
 def test_a_run_stopped_after_its_last_epoch_still_finishes(trained, digits, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(nice, "fit_codes", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr(nice, "fit_codes", lambda *_: signal.raise_signal(signal.SIGINT))
         assert train(digits, tmp_path) == 130
     assert not json.loads((tmp_path / "settings.json").read_text()).get("finished")
     assert train(digits, tmp_path) == 0
@@ -182,7 +183,7 @@ def test_a_file_is_replaced_whole(tmp_path):
 
     def write(partial, fail=False):
         seen.append(partial)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         partial.write_text("new")
         if fail:
             raise OSError("no room")
