@@ -13,7 +13,7 @@ from keras import ops
 
 
 class FlowLayer(keras.Layer):
-    """One invertible step of the flow, in float32: a new kind writes the next three methods."""
+    """One invertible step of the flow, in float32: subclasses write the next three methods."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs | {"dtype": "float32"})
@@ -36,11 +36,10 @@ class FlowLayer(keras.Layer):
 
 @keras.saving.register_keras_serializable("nice")
 class GreyLevels(FlowLayer):
-    """Change units: x = grey level / levels. Densities are of x, so no determinant counts here.
+    """x = grey level / levels. It defines x: densities are of x, so no determinant counts here.
 
-    Args:
-        levels: 256 leaves room above white for noise one level wide; 255 makes white 1.
-        noise: its width in grey levels. `Batches` in nice.py adds it; here it is on record.
+    Levels of 256 leave room above white for noise one level wide; 255 make white 1. `noise` is the
+    width, in grey levels, of the noise that `Batches` adds; it is saved with the model.
     """
 
     def __init__(self, levels=256, noise=1.0, **kwargs):
@@ -64,10 +63,10 @@ class AdditiveCoupling(FlowLayer):
         transform:  h1 = x1,  h2 = x2 - m(x1)     (eq. 9)
         inverse:    x1 = h1,  x2 = h2 + m(h1)     (eq. 7)
 
-    Both evaluate `m` on the half that passed through unchanged: `m` is never inverted, and may be
-    any network. The Jacobian is triangular with ones on its diagonal, so its log-determinant is 0
-    (eq. 8). The encoder subtracts and the decoder adds, the reverse of the paper: if `m` ends in a
-    ReLU, the decoder leans towards positive values, as pixels are.
+    Both evaluate `m` on the half that passed unchanged: `m` is never inverted, and may be any
+    network. But for the reversal the Jacobian is triangular with ones on its diagonal, so
+    log |det| = 0 (eq. 8). The encoder subtracts and the decoder adds, the reverse of the paper: if
+    `m` ends in a ReLU, the decoder leans towards positive values, as pixels are.
 
     Args:
         hidden_layers, hidden_units: number and width of the hidden layers of `m`.
@@ -114,7 +113,9 @@ class DiagonalScaling(FlowLayer):
         self.speed = speed
 
     def build(self, input_shape):
-        self.weight = self.add_weight(input_shape[-1:], initializer="zeros", name="log_scale")
+        self.weight = self.add_weight(
+            input_shape[-1:], initializer="zeros", name="log_s_over_speed"
+        )
 
     @property
     def log_scale(self):
@@ -139,8 +140,8 @@ class DiagonalScaling(FlowLayer):
 class Inverse(keras.layers.Wrapper):
     """Run a flow layer backwards: `call` is that layer's `inverse`. It adds no weights.
 
-    It reads the variables inside `call`, so a decoder made of these follows training. Written
-    outside a layer, the same expression would stay in it as a constant, with the first scale.
+    It reads the weights inside `call`, so a decoder made of these follows training. Outside a
+    layer they would be frozen into the model as constants.
     """
 
     def call(self, y):
@@ -148,7 +149,7 @@ class Inverse(keras.layers.Wrapper):
 
 
 class Prior(keras.Layer):
-    """A density of codes. It closes an encoder: it passes z through and scores it."""
+    """A density of codes: subclasses write `log_prob` and `draw`. It passes z on and scores it."""
 
     def build(self, input_shape):
         self.dimensions = input_shape[-1]
@@ -191,38 +192,37 @@ class LogisticPrior(Prior):
 
 @keras.saving.register_keras_serializable("nice")
 class CodeSampler(keras.Layer):
-    """Draw codes like those of training images, which do not quite follow the prior.
+    """A mixture of low-rank Gaussians, fitted to the codes of training images.
 
-    Each label has some *styles*, clusters of its codes: a mean, and the axes in which they vary
+    Each label has some *styles*, clusters of its codes: a mean, and `rank` axes in which they vary
     most, as long as they vary. A draw takes a style, then z = mean + temperature * (g_1 axis_1 +
-    g_2 axis_2 + ...) with g ~ N(0, 1). Likelihoods are the prior's, and see no label. The
-    arguments are the label of each style, an integer or `None`, and the number of its axes.
+    g_2 axis_2 + ...) with g ~ N(0, 1). `labels` are those of the styles, integers or `None`.
     """
 
-    def __init__(self, labels, directions, **kwargs):
+    def __init__(self, labels, rank, **kwargs):
         super().__init__(**kwargs)
-        self.labels, self.directions = labels, directions
+        self.labels, self.rank = labels, rank
 
     def build(self, input_shape):
-        shape = len(self.labels), self.directions, input_shape[-1]
-        self.shares = self.add_weight(shape[:1], trainable=False, name="shares")
-        self.means = self.add_weight(shape[::2], trainable=False, name="means")
-        self.axes = self.add_weight(shape, trainable=False, name="axes")
+        styles, size = len(self.labels), input_shape[-1]
+        self.shares = self.add_weight((styles,), trainable=False, name="shares")
+        self.means = self.add_weight((styles, size), trainable=False, name="means")
+        self.axes = self.add_weight((styles, self.rank, size), trainable=False, name="axes")
 
     def call(self, z):
         return z
 
     @classmethod
-    def fit(cls, z, labels, sigma, styles, directions):
-        """Fit a sampler to codes z (n, D) of training images, with some styles a label (n,)."""
-        h, rng = sigma * z, np.random.default_rng(0)  # in the units of x: in z noise counts as much
+    def fit(cls, z, labels, sigma, styles, rank):
+        """Fit to codes z (n, D) of images and their labels (n,), `styles` clusters for each."""
+        h, rng = sigma * z, np.random.default_rng(0)  # in z, mere noise weighs as much as a digit
         known = sorted(set(labels.tolist()))
         groups = [(n, rows) for n in known for rows in k_means(h[labels == n], styles, rng)]
-        sampler = cls([n for n, _ in groups], directions, dtype="float32", name="sampler")
+        sampler = cls([n for n, _ in groups], rank, dtype="float32", name="sampler")
         sampler.build(z.shape)
         sampler.shares.assign([len(rows) / len(z) for _, rows in groups])
         sampler.means.assign(np.stack([rows.mean(axis=0) for _, rows in groups]) / sigma)
-        axes = [principal_axes(rows, directions, rng) for _, rows in groups]
+        axes = [principal_axes(rows, rank, rng) for _, rows in groups]
         sampler.axes.assign(np.stack(axes) / sigma)
         return sampler
 
@@ -231,9 +231,10 @@ class CodeSampler(keras.Layer):
         if label is not None and label not in self.labels:
             raise ValueError(f"no label {label}: the model has {sorted(set(self.labels))}")
         shares, means, axes = map(ops.convert_to_numpy, (self.shares, self.means, self.axes))
-        p, rng = shares * [label in (None, one) for one in self.labels], np.random.default_rng(seed)
+        p = shares * [label in (None, one) for one in self.labels]
+        rng = np.random.default_rng(seed)
         style = rng.choice(len(p), count, p=p / p.sum(dtype="float64"))
-        z, g = means[style], temperature * rng.normal(size=(count, self.directions))
+        z, g = means[style], temperature * rng.normal(size=(count, self.rank))
         for k in np.unique(style):
             z[style == k] += g[style == k] @ axes[k]
         return z
@@ -241,7 +242,7 @@ class CodeSampler(keras.Layer):
 
 def k_means(rows, count, rng, rounds=20):
     """Cluster the rows of an array: a list of at most `count` arrays, none of them empty."""
-    means = rng.permutation(rows)[:count]
+    means = rows[rng.permutation(len(rows))[:count]]
     for _ in range(rounds):
         nearest = np.argmin(np.sum(means**2, axis=1) - 2 * rows @ means.T, axis=1)
         groups = [rows[nearest == k] for k in np.unique(nearest)]
@@ -253,7 +254,7 @@ def principal_axes(rows, count, rng, rounds=6):
     """The directions in which rows vary most, as long as their deviation: (at most count, D)."""
     rows = rows - rows.mean(axis=0)
     basis = rng.normal(size=(rows.shape[1], count)).astype("float32")
-    for _ in range(rounds):  # times the covariance, directions turn to where the variance is large
+    for _ in range(rounds):  # subspace iteration: times the covariance, then orthonormal again
         basis, _ = np.linalg.qr(rows.T @ (rows @ basis))
     variances, turn = np.linalg.eigh((rows @ basis).T @ (rows @ basis) / len(rows))
     return (np.sqrt(np.maximum(variances, 0)) * (basis @ turn)).T[::-1]

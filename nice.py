@@ -28,7 +28,7 @@ from support.files import load_encoder
 
 
 def build_encoder(
-    image_shape, couplings=4, prior="gaussian", scale_speed=4.0, levels=256, noise=1.0, **m
+    image_shape, couplings=4, prior="gaussian", scale_speed=4.0, levels=256, noise=1.0, **coupling
 ):
     """Build the encoder f: image -> code, a chain of couplings, the scaling, and the prior.
 
@@ -38,14 +38,14 @@ def build_encoder(
     Args:
         image_shape: of one image, such as (28, 28) or (32, 32, 3). An odd D is a ValueError.
         couplings, prior: how many; "gaussian" or "logistic".
-        scale_speed, levels, noise, m: arguments of the layers, `m` those of `AdditiveCoupling`.
+        scale_speed, levels, noise, coupling: arguments of the layers, as in layers.py.
     """
     data.check_even(image_shape)
     image = keras.Input(image_shape, dtype="float32")
     h = keras.layers.Reshape((math.prod(image_shape),), dtype="float32")(image)
     h = layers.GreyLevels(levels, noise, name="grey_levels")(h)
     for i in range(couplings):  # log-determinants add up, and each is 0 (eqs. 10-12)
-        h = layers.AdditiveCoupling(**m, name=f"coupling_{i + 1}")(h)
+        h = layers.AdditiveCoupling(**coupling, name=f"coupling_{i + 1}")(h)
     z = layers.DiagonalScaling(scale_speed, name="scaling")(h)
     priors = {"gaussian": layers.GaussianPrior, "logistic": layers.LogisticPrior}
     return keras.Model(image, priors[prior](dtype="float32", name="prior")(z), name="encoder")
@@ -80,7 +80,7 @@ def log_likelihood(encoder, images, noise=None, seed=0):
     images = data.check_batch(encoder, images)
     noise = encoder.get_layer("grey_levels").noise if noise is None else noise
     nats = []
-    for (x,) in Batches(images, 500, noise, seed, shuffle=False):
+    for (x,) in Batches(images, 400, noise, seed, shuffle=False):
         h, log_q = ops.convert_to_tensor(x.reshape(len(x), -1)), 0.0
         for step in flow_steps(encoder):
             log_q += step.log_determinant(h)
@@ -122,7 +122,7 @@ class Batches(keras.utils.PyDataset):
         super().__init__()
         self.images, self.batch_size = images, min(batch_size, len(images))
         self.noise, self.seed, self.shuffle = noise, seed, shuffle
-        self.epoch = 0  # `train` sets it
+        self.epoch = 0  # in `train`, `Checkpoint` sets it
 
     def on_epoch_end(self):  # Keras calls it in a plain `fit`
         self.epoch += self.shuffle
@@ -172,7 +172,7 @@ PAPER = {"output_activation": "linear", "prior": "logistic", "scale_speed": 10.0
 RECIPES = {
     "digits": Recipe(),
     "quick": Recipe(SMALL),
-    # The article to the letter: no noise, a constant rate, and the test images choose the epoch.
+    # As in the article: no noise, a constant rate, and the test images choose the epoch.
     "article": Recipe(ARTICLE, holdout=0.0, epochs=20, decay=0.0),
     # The paper's model and data; how it is trained is ours.
     "paper": Recipe(PAPER, epochs=40, batch_size=200, decay=1.0, weight_decay=0.5),
@@ -187,17 +187,18 @@ def train(encoder, batches, validation, recipe, output):
         recipe, output: a `Recipe`, and a folder for `nice.keras` and what `Checkpoint` keeps.
     """
     rate, steps = recipe.learning_rate, recipe.epochs * len(batches)
-    if falling := round(recipe.decay * steps):  # what Keras calls a warm-up is constant here
+    if falling := round(recipe.decay * steps):  # constant, then a cosine to 0
         rate = keras.optimizers.schedules.CosineDecay(
             rate, falling, warmup_target=rate, warmup_steps=steps - falling
         )
     adam = keras.optimizers.Adam(rate, weight_decay=recipe.weight_decay or None)
-    adam.exclude_from_weight_decay(var_names=["bias", "log_scale"])
+    adam.exclude_from_weight_decay(var_names=["bias", "log_s"])
     encoder.compile(adam)  # the loss, -log q(x), is what the layers add
 
     decoder, z = build_decoder(encoder), encoder.get_layer("prior").sample(225, temperature=0.8)
     draw = functools.partial(decoder.predict_on_batch, z)  # the same codes after each epoch
-    checkpoint = Checkpoint(Path(output), batches, draw, monitor="val_loss")  # the lowest is best
+    # After each epoch: the best model by `val_loss`, a grid, the history, and a backup.
+    checkpoint = Checkpoint(Path(output), batches, draw, monitor="val_loss")
     encoder.fit(
         batches.feed(),
         validation_data=validation,
@@ -210,27 +211,25 @@ def train(encoder, batches, validation, recipe, output):
     return checkpoint
 
 
-def fit_codes(encoder, images, labels=None, styles=100, directions=24):
+def fit_codes(encoder, images, labels=None, styles=100, axes=24):
     """Fit a `CodeSampler` to training images' codes; return a new encoder that ends in it.
 
-    Codes take at most 125 MB, the sampler 8: with few or large images, or many labels, there are
-    fewer styles (of all labels together) and directions (of each style).
-
-    Args:
-        labels: an integer for each image; without labels styles are clusters of all codes.
+    With few or large images, or many labels, there are fewer codes (at most 125 MB), styles (of
+    all labels together) and axes (of each style; at most 8 MB). Without `labels`, an integer for
+    each image, styles are clusters of all codes.
     """
-    images, values = data.check_batch(encoder, images), encoder.output_shape[1]
-    some = np.random.default_rng(0).permutation(len(images))[: min(40_000, 31_360_000 // values)]
-    labels = data.labels(labels, len(images), "labels")[some]
+    images, size = data.check_batch(encoder, images), encoder.output_shape[1]
+    chosen = np.random.default_rng(0).permutation(len(images))[: min(40_000, 31_360_000 // size)]
+    labels = data.labels(labels, len(images), "labels")[chosen]
     kinds = len(set(labels.tolist()))
-    each = max(1, min(styles, len(some) // 100) // kinds)
-    directions = max(1, min(directions, values, 2_000_000 // (values * kinds * each) - 1))
-    without = " without labels" if labels[0] is None else ""
-    print(f"encoding {len(some):,} training images{without}, to draw codes like theirs", flush=True)
-    noise = encoder.get_layer("grey_levels").noise
-    z = encoder.predict(Batches(images[some], 500, noise, shuffle=False), verbose=0)
-    sigma = encoder.get_layer("scaling").sigma
-    sampler = layers.CodeSampler.fit(z, labels, sigma, each, directions)
+    per_label = max(1, min(styles, len(chosen) // 100) // kinds)
+    axes = max(1, min(axes, size, 2_000_000 // (size * kinds * per_label) - 1))
+    what = f"{len(chosen):,} training images {'without' if labels[0] is None else 'with'} labels"
+    print(f"encoding {what}, to draw codes like theirs", flush=True)
+    noise, sigma = encoder.get_layer("grey_levels").noise, encoder.get_layer("scaling").sigma
+    batches = Batches(images[chosen], 400, noise, shuffle=False)
+    z = np.concatenate([ops.convert_to_numpy(encoder(x)) for (x,) in batches])
+    sampler = layers.CodeSampler.fit(z, labels, sigma, per_label, axes)
     return keras.Model(encoder.input, sampler(encoder.get_layer("prior").output), name="encoder")
 
 
@@ -247,16 +246,14 @@ def main(argv):
         return 0
     held = max(1, round(recipe.holdout * len(x_train))) if recipe.holdout else 0
     x_train, x_held = np.split(x_train, [len(x_train) - held])
-    devices.use_all(recipe.batch_size, 500, (held or len(x_test)) % 500)
+    devices.use_all(recipe.batch_size, 400, (held or len(x_test)) % 400)
     keras.utils.set_random_seed(recipe.seed)
     encoder = encoder or build_encoder(x_train.shape[1:], **recipe.model)
     noise = encoder.get_layer("grey_levels").noise
     batches = Batches(data.check_batch(encoder, x_train), recipe.batch_size, noise, recipe.seed)
-    validation = Batches(x_held if held else x_test, 500, noise, shuffle=False)
-    settings = dataclasses.asdict(recipe) | {
-        "start": str(args.start),
-        "data": str(Path(source).resolve()),
-    }
+    validation = Batches(x_held if held else x_test, 400, noise, shuffle=False)
+    settings = dataclasses.asdict(recipe) | {"data": str(Path(source).resolve())}
+    settings["start"] = str(args.start and args.start.resolve())
     settings["fingerprint"] = data.fingerprint(x_train, x_held, x_test)
     files.claim(args.output, settings, args.fresh)
     print(f"{encoder.count_params():,} parameters, {len(x_train):,} images, {devices.describe()}")
@@ -270,9 +267,10 @@ def main(argv):
     if best and held:  # else the test images chose the epoch, and are no test of it
         print("measuring the test images", flush=True)
         print(describe_likelihood(encoder, x_test))
-    print(f"next: python sample.py --model {model}")
     if not math.isfinite(checkpoint.history[-1]["loss"]):
-        raise ArithmeticError("training diverged; the best model is kept (lower --learning-rate?)")
+        kept = f"its best model is {model}" if best else "there is no model of it"
+        raise ArithmeticError(f"training diverged: lower --learning-rate; {kept}")
+    print(f"next: python sample.py --model {model}")
     return 0
 
 

@@ -14,7 +14,6 @@ import keras
 import numpy as np
 from keras import ops
 
-import layers
 import nice
 from support import command_line, data, devices, files, pictures
 
@@ -22,13 +21,13 @@ from support import command_line, data, devices, files, pictures
 def encode(encoder, images):
     """Encode images (n, *image_shape), without noise: float32 codes (n, D)."""
     images = data.check_batch(encoder, images)
-    return encoder.predict(nice.Batches(images, 500, noise=0.0, shuffle=False), verbose=0)
+    return encoder.predict(nice.Batches(images, 400, noise=0.0, shuffle=False), verbose=0)
 
 
 def decode(encoder, z):
     """Decode codes (n, D): float32 images (n, *image_shape), not clipped."""
     decoder = nice.build_decoder(encoder)  # called, as `predict` would compile each new decoder
-    parts = [decoder(z[i : i + 500]) for i in range(0, len(z), 500)]
+    parts = [decoder(z[i : i + 400]) for i in range(0, len(z), 400)]
     return np.concatenate([ops.convert_to_numpy(part) for part in parts])
 
 
@@ -42,25 +41,36 @@ def draw(encoder, count, temperature=0.8, seed=0, label=None, source="fitted"):
         source: "fitted", the density fitted to the codes of training images, or "prior".
 
     Returns:
-        A uint8 array (count, *image_shape): a decoded code may leave 0...255, and is clipped.
+        A uint8 array (count, *image_shape). Decoded values may leave 0...255, and are clipped; they
+        have the noise between the levels, and are rounded down.
 
     Raises:
         ValueError: the model does not know the label.
     """
     z = codes(encoder, count, temperature, seed, label, source)
-    return np.clip(decode(encoder, z), 0, 255).round().astype("uint8")
+    return np.clip(decode(encoder, z), 0, 255).astype("uint8")
 
 
 def codes(encoder, count, temperature=0.8, seed=0, label=None, source="fitted"):
     """The codes that `draw` decodes: float32, (count, D)."""
-    fitted = [layer for layer in encoder.layers if isinstance(layer, layers.CodeSampler)]
-    if source == "fitted" and fitted:
-        return fitted[0].sample(count, temperature, seed, label)
+    if source == "fitted" and (label is not None or has_sampler(encoder)):
+        return sampler(encoder).sample(count, temperature, seed, label)
     if label is not None:
-        raise ValueError("only a finished model's fitted density knows labels, the prior does not")
+        raise ValueError("the prior knows no labels: leave out the label or the source")
     if source == "fitted":
-        print("no density is fitted to this model's codes (that ends a training): from the prior")
+        print("no density is fitted to this model's codes yet: drawing from the prior")
     return encoder.get_layer("prior").sample(count, temperature, seed)
+
+
+def has_sampler(encoder):
+    return "sampler" in [layer.name for layer in encoder.layers]
+
+
+def sampler(encoder):
+    """The density fitted to the codes of training images; ValueError if there is none yet."""
+    if not has_sampler(encoder):
+        raise ValueError("no density is fitted to this model's codes yet: that ends a training")
+    return encoder.get_layer("sampler")
 
 
 # --- The pictures ----------------------------------------------------------------------------
@@ -75,7 +85,7 @@ def samples(encoder, *, rows=15, columns=15, temperature=0.8, label=None, source
 
 def labels(encoder, *, columns=15, temperature=0.8, seed=0):
     """new images, a row for each label"""
-    known = sorted(set(encoder.get_layer("sampler").labels))
+    known = sorted(set(sampler(encoder).labels))
     z = [codes(encoder, columns, temperature, seed, label) for label in known]
     return decode_sheet(encoder, np.stack(z)), [str(label) for label in known], []
 
@@ -106,8 +116,8 @@ def traverse(encoder, x_test, *, rows=3, columns=9, seed=0):
 
     Up to three deviations either way, with the image itself in the middle.
     """
-    sampler, sigma = encoder.get_layer("sampler"), encoder.get_layer("scaling").sigma
-    means, axes = ops.convert_to_numpy(sampler.means), ops.convert_to_numpy(sampler.axes)
+    means, axes = map(ops.convert_to_numpy, (sampler(encoder).means, sampler(encoder).axes))
+    sigma = encoder.get_layer("scaling").sigma
     z = encode(encoder, x_test[choose(x_test, rows, seed)])
     style = [np.argmin(np.sum((sigma * (means - one)) ** 2, axis=1)) for one in z]
     amounts = np.linspace(-3, 3, columns, dtype="float32")
@@ -120,7 +130,8 @@ def traverse(encoder, x_test, *, rows=3, columns=9, seed=0):
 def stages(encoder, x_test, *, rows=4, temperature=0.8, source="fitted", seed=0):
     """every step of the flow: random codes become images, and test images become codes
 
-    Codes are drawn around mid grey; each coupling turns the picture, as it reverses the values.
+    A column shows what is left when the step that it names is undone. Codes are drawn around mid
+    grey; each coupling turns the picture, as it reverses the values.
     """
     grey, *steps = nice.flow_steps(encoder)
     x = x_test[choose(x_test, rows, seed)].reshape(rows, -1)
@@ -184,6 +195,7 @@ def fill_in(encoder, images, hidden, steps=300, seed=0):
     model = keras.Model(noise, encoder(canvas(noise)))
     canvas.pictures.assign(np.where(hidden, 255 * rng.random(images.shape), images))
     draws = width * rng.random((steps * len(images), *images.shape[1:]), "float32")
+    before = [layer.trainable for layer in encoder.layers]
     encoder.trainable = False
     try:
         rate = keras.optimizers.schedules.PolynomialDecay(25.0, steps, 0.0)
@@ -191,6 +203,8 @@ def fill_in(encoder, images, hidden, steps=300, seed=0):
         model.fit(draws, batch_size=len(images), shuffle=False, verbose=0)
     finally:
         encoder.trainable = True
+        for layer, trainable in zip(encoder.layers, before, strict=True):
+            layer.trainable = trainable
     return ops.convert_to_numpy(canvas.pictures)
 
 
@@ -214,9 +228,9 @@ def main(argv):
     parser.add_options(rows=size, columns=size, temperature=real, label=int, seed=seed)
     parser.add_options(source=["fitted", "prior"], count=size, steps=size)
     args = vars(parser.parse_args(argv))
-    picture, model, source, output = map(args.pop, ("picture", "model", "data", "output"))
+    picture, model, path, output = map(args.pop, ("picture", "model", "data", "output"))
     takes = inspect.signature(PICTURES[picture]).parameters
-    for name in set(args) - set(takes):
+    for name in set(args) - set(takes) | ({"data"} if path and "x_test" not in takes else set()):
         parser.error(f"the picture {picture} has no --{name}")
     output = output or model.parent / f"{picture}.png"
     kind = output.suffix.lower()
@@ -225,16 +239,16 @@ def main(argv):
 
     inputs = [nice.load_encoder(model)]
     if "x_test" in takes:
-        source = source or files.recorded_data(model)
-        _, (x_test, _) = data.load(source)
+        _, (x_test, _) = data.load(path := path or files.recorded_data(model))
         inputs.append(data.check_batch(inputs[0], x_test))
-    print(f"{model} on {devices.describe()}, images of {source or 'its own'}", flush=True)
+    print(f"{model} on {devices.describe()}{f', images of {path}' if path else ''}", flush=True)
     images, *names = PICTURES[picture](*inputs, **args)
-    made = pictures.sheet(images, *names)
     if kind == ".gif":  # the columns, one after another, there and back
         made = [pictures.grid(column, len(column), 1, zoom=2) for column in images.swapaxes(0, 1)]
         made += made[-2:0:-1]
-    files.replace(output, lambda path: pictures.write(path, made))
+    else:
+        made = pictures.sheet(images, *names)
+    pictures.save(output, made)
     print(output)
     return 0
 

@@ -59,12 +59,12 @@ def main(argv):
     encoder = nice.load_encoder(args.model)
     _, (x_test, _) = data.load(args.data or files.recorded_data(args.model))
     noise, sigma = encoder.get_layer("grey_levels").noise, encoder.get_layer("scaling").sigma
-    z = encoder.predict(nice.Batches(x_test, 500, noise, shuffle=False), verbose=0)
+    z = encoder.predict(nice.Batches(x_test, 400, noise, shuffle=False), verbose=0)
     drawn = encoder.get_layer("prior").sample(len(z))
     describe(z, drawn)
     made = {"spectrum.png": spectrum(sigma), "codes.png": histograms(z, drawn, sigma)}
     for name, picture in made.items():
-        files.replace(args.model.parent / name, lambda path, p=picture: pictures.write(path, p))
+        pictures.save(args.model.parent / name, picture)
         print(args.model.parent / name)
 
 

@@ -52,7 +52,7 @@ def main(argv):
     del nats["uniform noise"]  # on one axis with it all the rest would be a single bar
     sheet = extremes(x_test, nats["test images"])
     for name, picture in {"likelihood.png": histograms(nats), "extremes.png": sheet}.items():
-        files.replace(args.model.parent / name, lambda path, p=picture: pictures.write(path, p))
+        pictures.save(args.model.parent / name, picture)
         print(args.model.parent / name)
 
 

@@ -34,7 +34,7 @@ def main(argv):
     parser.add_argument("source", help="folder of images, or a data set such as fashion_mnist")
     parser.add_argument("output", type=Path, help=".npz file to write")
     args = parser.parse_args(argv)
-    if hasattr(keras.datasets, args.source):
+    if hasattr(keras.datasets, args.source) and not Path(args.source).is_dir():
         train, test = getattr(keras.datasets, args.source).load_data()
     else:
         train, test = read_folder(Path(args.source))

@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from support import command_line, files, pictures
+from support import command_line, pictures
 
 
 def half_circles(count, seed):
@@ -63,7 +63,7 @@ def main(argv):
     encoder.fit(255 * points, epochs=30, batch_size=500, verbose=0)
     nats = nice.log_likelihood(encoder, 255 * half_circles(20_000, seed=1))
     print(f"log-likelihood of new points: {nats.mean():.2f} nats a point")
-    files.replace(args.output, lambda path: pictures.write(path, draw(encoder, points)))
+    pictures.save(args.output, draw(encoder, points))
     print(args.output)
 
 

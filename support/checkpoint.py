@@ -10,7 +10,7 @@ from support import files, pictures
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Number each epoch of the `Batches`, and keep what the epoch leaves in the folder `output`.
+    """Set `batches.epoch`, and save after each epoch, in the folder `output`, what it leaves.
 
     That is `nice.keras` if it is the best so far (the lowest loss `monitor`), a grid of 225 new
     images that `draw` makes, a row of `history.json`, and last `backup.0007.keras`, the model with
@@ -47,8 +47,8 @@ class Checkpoint(keras.callbacks.Callback):
             # without the optimiser, which is twice as large, and what was fitted to older codes
             best = keras.Model(self.model.input, self.model.get_layer("prior").output)
             files.replace(self.output / "nice.keras", best.save)
-        grid, name = pictures.grid(self.draw(), 15, 15), f"samples/epoch_{epoch + 1:04}.png"
-        files.replace(self.output / name, lambda path: pictures.write(path, grid))
+        grid = self.output / "samples" / f"epoch_{epoch + 1:04}.png"
+        pictures.save(grid, pictures.grid(self.draw(), 15, 15))
         files.write_json(self.output / "history.json", self.history)
         if not math.isfinite(logs["loss"]):
             self.model.stop_training = True
@@ -69,10 +69,8 @@ class Checkpoint(keras.callbacks.Callback):
     def finish(self):
         """Leave curves and animation: the run counts as finished, and is not gone on with."""
         grids = sorted(self.output.glob("samples/epoch_*.png"))
-        made = {"training.png": pictures.curves(self.history)}
-        made["training.gif"] = [imageio.imread(path) for path in grids]
-        for name, picture in made.items():
-            files.replace(self.output / name, lambda path, made=picture: pictures.write(path, made))
+        pictures.save(self.output / "training.png", pictures.curves(self.history))
+        pictures.save(self.output / "training.gif", [imageio.imread(path) for path in grids])
         settings = files.read_settings(self.output) | {"finished": True}
         files.write_json(self.output / "settings.json", settings)
         for path in self.backups():

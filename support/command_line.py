@@ -55,12 +55,14 @@ def parse_training(argv, recipes):
     parser.add_options(**network)
     args = parser.parse_args(argv)
     given = {name: getattr(args, name) for name in network if name in args}
-    if args.start and (given or args.start.resolve().parent == args.output.resolve()):
-        parser.error("--start takes the network from the model, and another --output")
+    inside = args.start and args.start.resolve().parent == args.output.resolve()
+    if args.start and (given or inside or args.evaluate):
+        parser.error("--start takes the network from the model, trains, and has another --output")
     recipe = recipes[args.recipe]
     fields = [field.name for field in dataclasses.fields(recipe) if field.name in args]
     training = {name: getattr(args, name) for name in fields}
-    return args, dataclasses.replace(recipe, model=recipe.model | given, **training)
+    model = {} if args.start else recipe.model | given
+    return args, dataclasses.replace(recipe, model=model, **training)
 
 
 def program(main):
@@ -74,8 +76,8 @@ def program(main):
             error, status = "stopped", 130
         except (OSError, ArithmeticError, ValueError) as caught:
             error, status = caught, 2 if isinstance(caught, ValueError) else 1
-        message = " ".join(str(error).split())[:500]
-        print(f"{Path(main.__code__.co_filename).name}: {message}", file=sys.stderr)
+        name, message = Path(main.__code__.co_filename).name, " ".join(str(error).split())
+        print(f"{name}: {message[:500]}", file=sys.stderr)
         return status
 
     return run

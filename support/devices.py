@@ -11,15 +11,9 @@ def describe():
 
 def use_all(*batch_sizes):
     """Train data-parallel on several devices: on JAX, if every batch divides evenly."""
-    if (backend := keras.backend.backend()) == "torch":
-        import torch
-
-        devices = range(torch.cuda.device_count())
-    else:
-        devices = keras.distribution.list_devices()
-    if len(devices) < 2:
-        return
-    if backend == "jax" and not any(size % len(devices) for size in batch_sizes):
+    jax = keras.backend.backend() == "jax"
+    devices = keras.distribution.list_devices() if jax else []
+    if len(devices) > 1 and not any(size % len(devices) for size in batch_sizes):
         keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
-    else:
-        print(f"1 of {len(devices)} devices is used: JAX uses all for batches that divide evenly")
+    elif len(devices) > 1:
+        print(f"1 of {len(devices)} devices is used: batches of {batch_sizes} do not divide evenly")

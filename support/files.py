@@ -48,8 +48,8 @@ def claim(output, settings, fresh=False):
         if settings.get(name) != old:
             found = f"{name} {old}, not {settings.get(name)}"
             raise ValueError(f"{output} holds a run with {found}: {ADVICE}")
-    old = ("backup.*", "history.json", "training.*", "samples/epoch_*") if fresh else ()
-    for pattern in ("**/partial-*", *old):  # partial files are left by a run that was killed
+    old = ("backup.*.keras", "history.json", "training.png", "training.gif", "samples/epoch_*.png")
+    for pattern in ("partial-[0-9]*", "samples/partial-[0-9]*", *(old if fresh else ())):
         for path in output.glob(pattern):
             path.unlink()
     write_json(output / "settings.json", settings)

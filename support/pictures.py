@@ -3,15 +3,17 @@
 import imageio.v3 as imageio
 import numpy as np
 
+from support import files
 
-def write(path, picture):
-    """Write a picture: an array of pixels, a list of them (.gif), or a matplotlib figure."""
-    if hasattr(picture, "savefig"):
-        picture.savefig(path, dpi=100)
-    elif isinstance(picture, list):
-        imageio.imwrite(path, picture, duration=200, loop=0)
+
+def save(path, picture):
+    """Write a picture, whole: an array of pixels, a list of them (.gif), or a figure."""
+
+    options = {"duration": 200, "loop": 0} if isinstance(picture, list) else {}
+    if hasattr(picture, "savefig"):  # matplotlib's
+        files.replace(path, lambda partial: picture.savefig(partial, dpi=100))
     else:
-        imageio.imwrite(path, picture)
+        files.replace(path, lambda partial: imageio.imwrite(partial, picture, **options))
 
 
 def grid(images, rows, columns, zoom=1):

@@ -85,7 +85,7 @@ def randomise(model, seed=0, deviation=0.3):
     """Give every trainable weight random values, so that nothing is zero by its start."""
     rng = np.random.default_rng(seed)
     for weight in model.trainable_weights:
-        speed = 10 if weight.name == "log_scale" else 1  # of it the layer makes log s
+        speed = 10 if weight.name == "log_s_over_speed" else 1  # of it the layer makes log s
         weight.assign(rng.normal(0, deviation / speed, weight.shape))
     return model
 

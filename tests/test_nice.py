@@ -181,7 +181,7 @@ def clusters(count=4000):
 
 def test_a_sampler_finds_each_labels_styles():
     z, labels, cluster = clusters()
-    sampler = layers.CodeSampler.fit(z, labels, np.ones(12), styles=2, directions=3)
+    sampler = layers.CodeSampler.fit(z, labels, np.ones(12), styles=2, rank=3)
     assert sampler.labels == [0, 0, 1, 1]
     assert numpy(sampler.shares).sum() == pytest.approx(1)
     drawn = sampler.sample(8000, label=1)
@@ -203,7 +203,7 @@ def test_a_sampler_measures_in_the_units_of_x():
     rng = np.random.default_rng(0)
     h = np.stack([rng.integers(2, size=500) - 0.5, 1e-3 * rng.normal(size=500)], axis=1)
     sigma = np.array([1.0, 1e-5])
-    sampler = layers.CodeSampler.fit(h / sigma, np.zeros(500), sigma, styles=2, directions=1)
+    sampler = layers.CodeSampler.fit(h / sigma, np.zeros(500), sigma, styles=2, rank=1)
     np.testing.assert_allclose(sorted(numpy(sampler.means)[:, 0]), [-0.5, 0.5], atol=0.01)
 
 
@@ -239,14 +239,14 @@ def test_a_sampler_of_mnist_takes_8_mb_and_no_more_with_many_labels(labels, monk
     encoder = small((28, 28))
     images = np.zeros((40_000, 28, 28), "uint8")
     asked = []
-    monkeypatch.setattr(encoder, "predict", lambda batches, **_: batches.images.reshape(-1, 784))
+    monkeypatch.setattr(nice, "Batches", lambda images, *_, **__: [(images[:1],)])
     monkeypatch.setattr(layers.CodeSampler, "fit", lambda *arguments: asked.append(arguments))
     with pytest.raises(TypeError):
         nice.fit_codes(encoder, images, np.arange(40_000) % labels)
-    z, _, _, styles, directions = asked[0]
-    assert z.size * 4 <= 125_500_000
-    assert styles * labels * (directions + 1) * 784 * 4 <= 8_000_000
-    assert (styles, directions) == ((10, 24) if labels == 10 else (1, 7))
+    _, chosen, _, styles, rank = asked[0]
+    assert len(chosen) * 784 * 4 <= 125_500_000
+    assert styles * labels * (rank + 1) * 784 * 4 <= 8_000_000
+    assert (styles, rank) == ((10, 24) if labels == 10 else (1, 7))
 
 
 def test_few_images_have_codes_too():

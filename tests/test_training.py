@@ -129,7 +129,7 @@ def test_going_on_from_a_model(trained, digits, tmp_path, capsys, refuse):
     for a, b in zip(weights(output)[:9], before.get_weights()[:9], strict=True):
         np.testing.assert_array_equal(a, b)
     for option in (("--couplings", 3), ("--noise", 0), ("--prior", "logistic")):
-        refuse(nice.main, [*options, *option], "takes the network from the model")
+        refuse(nice.main, [*options, *option], "--start takes the network from the model")
     refuse(nice.main, ["--start", model, "--output", trained], "another --output")
     eyes = np.eye(8)[None].repeat(3, axis=0)
     np.savez(tmp_path / "other.npz", x_train=eyes, x_test=eyes)
