@@ -12,10 +12,9 @@ from support import files, pictures
 class Checkpoint(keras.callbacks.Callback):
     """Set `batches.epoch`, and save after each epoch, in the folder `output`, what it leaves.
 
-    That is `nice.keras` if it is the best so far (the lowest loss `monitor`), a grid of 225 new
-    images that `draw` makes, a row of `history.json`, and last `backup.0007.keras`, the model with
-    its optimiser's state; the number pairs weights and epoch. All are replaced whole, where
-    Keras's own callbacks write in place.
+    That is `nice.keras` if it is the best so far (the lowest `monitor`), a grid of what `draw`
+    makes, `history.json`, and last `backup.0007.keras`, the model with its optimiser's state; the
+    number pairs weights and epoch. All are replaced whole, Keras's own callbacks write in place.
     """
 
     def __init__(self, output, batches, draw, monitor):

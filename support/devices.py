@@ -11,9 +11,11 @@ def describe():
 
 def use_all(*batch_sizes):
     """Train data-parallel on several devices: on JAX, if every batch divides evenly."""
-    jax = keras.backend.backend() == "jax"
-    devices = keras.distribution.list_devices() if jax else []
-    if len(devices) > 1 and not any(size % len(devices) for size in batch_sizes):
+    backend = keras.backend.backend()
+    devices = [] if backend == "torch" else keras.distribution.list_devices()
+    if len(devices) > 1 and backend == "jax" and not any(n % len(devices) for n in batch_sizes):
         keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
     elif len(devices) > 1:
-        print(f"1 of {len(devices)} devices is used: batches of {batch_sizes} do not divide evenly")
+        print(
+            f"1 of {len(devices)} devices: JAX uses all if they divide {batch_sizes} images evenly"
+        )

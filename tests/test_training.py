@@ -313,6 +313,17 @@ def test_bad_options(arguments, words, refuse):
     refuse(nice.main, arguments, words)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="Keras trains on several only there")
+@pytest.mark.parametrize(("size", "used"), [(100, "all"), (99, "1 of 2 devices")])
+def test_several_devices(size, used, digits, tmp_path):
+    flags = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    run = start(digits, tmp_path, "--batch-size", size, epochs=1, env=flags)
+    out, error = run.communicate(timeout=120)
+    assert run.returncode == 0, error
+    assert ("1 of 2 devices" in out) == (used != "all")
+    nice.load_encoder(tmp_path / "nice.keras").get_layer("sampler")
+
+
 @pytest.mark.parametrize("backend", ["pytorch", "openvino"])
 def test_an_unknown_backend_is_one_line(backend):
     environment = os.environ | {"KERAS_BACKEND": backend}
