@@ -149,7 +149,9 @@ class Batches(keras.utils.PyDataset):
             x = tf.numpy_function(lambda i: self[i][0], [i], tf.float32)
             return (tf.ensure_shape(x, (None, *self.images.shape[1:])),)
 
-        return tf.data.Dataset.range(len(self)).map(read).prefetch(1)
+        options = tf.data.Options()
+        options.autotune.enabled = False  # it would cost more than it finds
+        return tf.data.Dataset.range(len(self)).map(read).prefetch(1).with_options(options)
 
 
 @dataclasses.dataclass(frozen=True)
