@@ -168,7 +168,7 @@ def inpaint(encoder, x_test, *, rows=4, count=24, steps=300, seed=0):
         nats = [nice.log_likelihood(encoder, block).mean() for block in blocks]
         print(f"{name:14}{nats[0]:10.0f}{nats[1]:10.0f}{nats[2]:12.0f}", flush=True)
         sheet += [block[:rows] for block in blocks]
-    return np.stack(sheet, axis=1), [], list(masks)
+    return np.stack(sheet, axis=1), [], [text for name in masks for text in ("", name, "")]
 
 
 def fill_in(encoder, images, hidden, steps=300, seed=0):

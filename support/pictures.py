@@ -36,7 +36,7 @@ def sheet(images, row_names=(), column_names=(), zoom=2):
     if column_names:  # give the names room
         zoom = max(zoom, -(-7 * max(map(len, column_names)) // width))
     picture = grid(np.concatenate(images), rows, columns, zoom)
-    left, above = 8 * max(map(len, row_names), default=0), 24 * bool(column_names)
+    left, above = 8 * max(map(len, row_names), default=-2) + 16, 24 * bool(column_names)
     if not left and not above:
         return picture
     high, wide = picture.shape[0] + above, picture.shape[1] + left
