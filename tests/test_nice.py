@@ -92,7 +92,8 @@ def test_order_and_noise_depend_only_on_seed_epoch_and_batch():
     assert u.min() >= 0 and u.max() <= 1 and abs(u.mean() - 0.5) < 0.1 and len(set(u)) > 190
     batches.epoch = 1
     second = contents(batches)
-    assert not np.array_equal(second, first)
+    assert not np.array_equal(np.floor(second).ravel(), order)
+    assert not np.allclose(second % 1, first % 1, atol=0.01)
     again = nice.Batches(images, 100, seed=3)
     again.epoch = 1
     np.testing.assert_array_equal(contents(again), second)  # whatever was read before
@@ -141,12 +142,17 @@ def test_plain_keras_works(tmp_path):
     np.testing.assert_allclose(sample.decode(cloned, z), images, atol=0.01)
 
 
-def test_train_from_python(tmp_path):
+def test_train_from_python(tmp_path, monkeypatch):
     """Into a folder named by a string; a loaded encoder goes on from where it is."""
     images = noise_images(200)
     batches, held = nice.Batches(images, 50), nice.Batches(images[:50], 50, shuffle=False)
+    read, epochs = nice.Batches.__getitem__, []
+    monkeypatch.setattr(
+        nice.Batches, "__getitem__", lambda self, i: epochs.append(self.epoch) or read(self, i)
+    )
     checkpoint = nice.train(small(), batches, held, nice.Recipe(epochs=2), str(tmp_path / "a"))
     assert [row["epoch"] for row in checkpoint.history] == [1, 2]
+    assert set(epochs) == {0, 1}  # each epoch has its own order and noise
     loaded = nice.load_encoder(tmp_path / "a" / "nice.keras")
     loss = checkpoint.history[-1]["val_loss"]
     recipe = nice.Recipe(epochs=1, learning_rate=0.0)
