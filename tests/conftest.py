@@ -2,12 +2,16 @@
 
 from support import start  # isort: skip  # noqa: F401
 
+import signal
+
 import keras
 import numpy as np
 import pytest
 
 import nice
 from support import data
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores in the background
 
 SMALL = ["--couplings", "2", "--hidden-layers", "1", "--hidden-units", "32", "--batch-size", "100"]
 
