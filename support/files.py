@@ -46,7 +46,7 @@ def claim(output, settings, fresh=False):
         raise ValueError(f"{output} holds a model that is of no run: {ADVICE}")
     for name, old in before.items():
         if settings.get(name) != old:
-            found = f"{name} {old}, not {settings.get(name)}"
+            found = f"{name} {old}, not {settings.get(name, 'known to this version')}"
             raise ValueError(f"{output} holds a run with {found}: {ADVICE}")
     old = ("backup.*.keras", "history.json", "training.png", "training.gif", "samples/epoch_*.png")
     for pattern in ("partial-[0-9]*", "samples/partial-[0-9]*", *(old if fresh else ())):
