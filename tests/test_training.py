@@ -240,11 +240,11 @@ def test_finished_and_other_runs_are_not_overwritten(trained, digits, tmp_path, 
     settings = json.loads((output / "settings.json").read_text()) | {"finished": False}
     (output / "settings.json").write_text(json.dumps(settings))
     refuse(nice.main, [*again, "--seed", 1], "holds a run with seed 0, not 1", "--fresh")
-    (output / "settings.json").write_text(json.dumps({"couplings": 4}))
-    refuse(nice.main, again, "holds a run with couplings 4, not known to this version")
     eyes = np.eye(28)[None].repeat(3, axis=0)
     np.savez(tmp_path / "x.npz", x_train=eyes, x_test=eyes)
     refuse(nice.main, [*again, "--data", tmp_path / "x.npz"], "holds a run with data")
+    (output / "settings.json").write_text(json.dumps({"couplings": 4}))
+    refuse(nice.main, again, "holds a run with couplings 4, not known to this version")
     (output / "settings.json").unlink()
     refuse(nice.main, again, "holds a model that is of no run")
     (output / "settings.json").write_text("{")
