@@ -24,11 +24,11 @@ class Checkpoint(keras.callbacks.Callback):
 
     def restore(self, encoder):
         """Load the newest backup into a compiled encoder; return the epochs it has finished."""
-        backups = self.backups()
-        if not backups:
+        if not (backups := self.backups()):
             return 0
         encoder.optimizer.build(encoder.trainable_variables)
         try:
+            files.check_whole(backups[-1])
             done = int(backups[-1].suffixes[0][1:])
             encoder.load_weights(backups[-1])
             self.history = json.loads((self.output / "history.json").read_text())[:done]

@@ -11,17 +11,14 @@ MODEL = Path("output") / "nice.keras"
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser that puts an error in one line, without the usage."""
-
-    def error(self, message):
+    def error(self, message):  # in one line, without the usage
         self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
 
     def add_options(self, **kinds):
         """Add options such as --batch-size; of these, only those that are given are returned."""
         for name, kind in kinds.items():
             choices = {"choices": kind} if isinstance(kind, list) else {"type": kind}
-            option = f"--{name.replace('_', '-')}"
-            self.add_argument(option, default=argparse.SUPPRESS, **choices)
+            self.add_argument("--" + name.replace("_", "-"), default=argparse.SUPPRESS, **choices)
 
 
 def at_least(least, kind):
@@ -41,8 +38,7 @@ SIZE, SEED, REAL = at_least(1, int), at_least(0, int), at_least(0.0, float)
 
 def parse_training(argv, recipes):
     """Read the command line of nice.py: its arguments, and the recipe that they make."""
-    what = "Train NICE on images. --epochs and the options after it override the recipe's values."
-    parser = Parser(prog="nice.py", description=what)
+    parser = Parser(prog="nice.py", description="Train NICE. Options override the recipe's values.")
     parser.add_argument("--data", help=".npz file of images (default: MNIST)")
     parser.add_argument("--output", type=Path, default=MODEL.parent, help="folder to write to")
     parser.add_argument("--recipe", choices=recipes, default="digits", help="set of values")
@@ -59,8 +55,7 @@ def parse_training(argv, recipes):
     if args.start and (given or inside or args.evaluate):
         parser.error("--start takes the network from the model, trains, and has another --output")
     recipe = recipes[args.recipe]
-    fields = [field.name for field in dataclasses.fields(recipe) if field.name in args]
-    training = {name: getattr(args, name) for name in fields}
+    training = {f.name: getattr(args, f.name) for f in dataclasses.fields(recipe) if f.name in args}
     model = {} if args.start else recipe.model | given
     return args, dataclasses.replace(recipe, model=model, **training)
 

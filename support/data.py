@@ -15,9 +15,8 @@ SAVE = 'make one: np.savez("mine.npz", x_train=train, x_test=test), images (n, h
 def load(path=MNIST):
     """Load (x_train, y_train), (x_test, y_test) from an .npz file; ValueError if it is none.
 
-    Images (n, height, width) or (n, height, width, channels) may be integers 0...255, floats
-    0...1 or booleans there. They become grey levels 0...255, uint8, or float32 if they were
-    floats; labels become int64 of shape (n,), or all `None` if there are none.
+    Images (n, height, width) or (n, height, width, channels), integers 0...255, floats 0...1 or
+    booleans, become uint8 in grey levels, floats float32; labels (n,) int64, or all `None`.
     """
     path = Path(path)
     if not path.is_file() or path.suffix != ".npz":

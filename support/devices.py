@@ -5,8 +5,7 @@ import keras
 
 def describe():
     """The backend and its device, such as "jax on cpu:0"."""
-    device = str(keras.ops.zeros(()).device).split("device:")[-1]
-    return f"{keras.backend.backend()} on {device}"
+    return f"{keras.backend.backend()} on " + str(keras.ops.zeros(()).device).split("device:")[-1]
 
 
 def use_all(*batch_sizes):

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+import zipfile
 from pathlib import Path
 
 import keras
@@ -75,11 +76,19 @@ def recorded_data(model):
     raise ValueError(f"nothing beside {model} says what it was trained on: add --data")
 
 
+def check_whole(path):
+    """Raise ValueError if a .keras file is damaged, which Keras overlooks on Python 3.13."""
+    with zipfile.ZipFile(path) as file:
+        if file.testzip():
+            raise ValueError("a checksum is wrong")
+
+
 def load_encoder(path):
     """Load an encoder from a .keras file, running no code in it; ValueError if it is none."""
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such model; train one with: python nice.py")
     try:
+        check_whole(path)
         model = keras.saving.load_model(path, compile=False)
         for name in ("grey_levels", "scaling", "prior"):
             model.get_layer(name)
