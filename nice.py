@@ -1,19 +1,25 @@
 """Train NICE, a normalising flow, on MNIST:  python nice.py
 
-NICE (Dinh, Krueger, Bengio, arXiv 1410.8516) learns an invertible map f from images x to codes z
-that follow a simple density, the prior. Change of variables gives the exact density of an image,
+NICE (Dinh, Krueger, Bengio, arXiv 1410.8516) learns an invertible map f from images x
+to codes z that follow a simple density, the prior. The change of variables gives the
+exact density of an image,
 
-    log q(x) = log prior(f(x)) + log |det df/dx|     (eq. 6),
+    log q(x) = log prior(f(x)) + log |det df/dx|     (eq. 6).
 
-which training maximises, and f backwards turns random codes into new images. Equation numbers
-are the README's.
+Training maximises it. Run backwards, f turns random codes into new images. Equation
+numbers are the README's.
 """
 
-from support import start  # isort: skip  # noqa: F401  (before Keras: it sets up the backends)
+# `support` comes first: it sets up the backends before Keras starts them.
+from support import command_line, data, devices, files, styles
+from support.checkpoint import Checkpoint, best_epoch, finish
+from support.errors import UserError
+
+import layers
 
 import dataclasses
-import functools
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -21,126 +27,357 @@ import keras
 import numpy as np
 from keras import ops
 
-import layers
-from support import command_line, data, devices, files
-from support.checkpoint import Checkpoint
-from support.files import load_encoder
+EVALUATION_BATCH = 400  # images in a batch where nothing is learned
 
 
-def build_encoder(
-    image_shape, couplings=4, prior="gaussian", scale_speed=4.0, levels=256, noise=1.0, **coupling
-):
-    """Build the encoder f: image -> code, a chain of couplings, the scaling, and the prior.
+# --- The model -----------------------------------------------------------------------
 
-    It maps (batch, *image_shape), in grey levels 0...255, to (batch, D). The loss that its layers
-    add is -log q(x): compile it with an optimiser and nothing else.
+
+@keras.saving.register_keras_serializable("nice")
+class Flow(keras.Model):
+    """A flow. Called, it is the encoder: images -> codes and log-determinants.
+
+    It maps images (batch, *image_shape), in grey levels 0...255, to codes z (batch, D)
+    and log |det dz/dx| (batch,), where x = grey level / levels. `decoder` is the
+    inverse model, with the same weights: z -> images in grey levels, not clipped.
+
+    Compile it with an optimiser and nothing else: it has its own loss. To copy it, use
+    `Flow.from_config(model.get_config())`; `keras.models.clone_model` forgets the loss.
 
     Args:
-        image_shape: of one image, such as (28, 28) or (32, 32, 3). An odd D is a ValueError.
-        couplings, prior: how many; "gaussian" or "logistic".
-        scale_speed, levels, noise, coupling: arguments of the layers, as in layers.py.
+        image_shape: of one image, such as (28, 28) or (32, 32, 3).
+        steps: a list of `layers.FlowLayer`, in the encoder's order.
+        prior: "gaussian" or "logistic".
+        levels: 256 leave room above white for noise one level wide; 255 make white 1.
+        noise: width, in grey levels, of the noise that training adds. It is kept here
+            because likelihoods are measured under the same noise.
+
+    Raises:
+        UserError: Keras is set to another precision than float32.
     """
-    data.check_even(image_shape)
-    image = keras.Input(image_shape, dtype="float32")
-    h = keras.layers.Reshape((math.prod(image_shape),), dtype="float32")(image)
-    h = layers.GreyLevels(levels, noise, name="grey_levels")(h)
-    for i in range(couplings):  # log-determinants add up, and each is 0 (eqs. 10-12)
-        h = layers.AdditiveCoupling(**coupling, name=f"coupling_{i + 1}")(h)
-    z = layers.DiagonalScaling(scale_speed, name="scaling")(h)
-    priors = {"gaussian": layers.GaussianPrior, "logistic": layers.LogisticPrior}
-    return keras.Model(image, priors[prior](dtype="float32", name="prior")(z), name="encoder")
+
+    def __init__(
+        self, image_shape, steps, prior="gaussian", levels=256, noise=1.0, **kwargs
+    ):
+        require_float32()
+        image = keras.Input(tuple(image_shape), name="image")
+        size = math.prod(image_shape)
+        z = keras.layers.Reshape((size,), name="flatten")(image)
+        z = keras.layers.Rescaling(1 / levels, name="units")(z)
+        log_det = 0.0
+        for step in steps:
+            z, change = step(z)
+            log_det = log_det + change  # log-determinants add up (eqs. 10-12)
+        super().__init__(image, [z, log_det], **kwargs)
+        self.image_shape = tuple(image_shape)
+        self.size = size
+        self.steps = steps
+        self.prior_name = prior
+        self.prior = layers.PRIORS[prior]()
+        self.levels = levels
+        self.noise = noise
+        self.styles = None  # where the codes of images are: `fit_styles`
+        self.decoder = build_decoder(self)
+
+    # Density, loss and sampling.
+
+    def density(self, z, log_det):
+        """log q(x) of images with these codes and log-determinants, in nats (eq. 6)."""
+        return self.prior.log_prob(z) + log_det
+
+    def log_prob(self, images):
+        """log q(x) of a batch of images as they are: a tensor (batch,) of nats."""
+        z, log_det = self(images)
+        return self.density(z, log_det)
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """The loss that `fit` minimises: the mean of -log q(x), in nats."""
+        z, log_det = y_pred
+        regularisation = sum(self.losses)  # 0, unless a step asks for some
+        return -ops.mean(self.density(z, log_det)) + regularisation
+
+    def sample(self, count, temperature=0.8, seed=0, label=None, source="fitted"):
+        """Draw new images.
+
+        Decoded values may leave 0...255, and are clipped. They lie between the levels,
+        as noise does, and are rounded down.
+
+        Args:
+            count: number of images.
+            temperature: how widely codes are spread. The article chose 0.8 by eye. It
+                changes what is drawn, never the model.
+            seed: of the random numbers.
+            label: draw images of this label only, such as the digit 7.
+            source: "fitted" draws codes like those of training images, "prior" draws
+                them from the prior.
+
+        Returns:
+            A uint8 array (count, *image_shape).
+
+        Raises:
+            UserError: the source or the label is unknown, or no styles are fitted.
+        """
+        z = self.sample_codes(count, temperature, seed, label, source)
+        return np.clip(self.decode(z), 0, 255).astype("uint8")
+
+    def sample_codes(self, count, temperature=0.8, seed=0, label=None, source="fitted"):
+        """Draw the codes that `sample` decodes: a float32 array (count, D)."""
+        if source == "prior":
+            if label is not None:
+                raise UserError("the prior knows no labels: leave out label or source")
+            return self.prior.sample(count, self.size, temperature, seed)
+        if source != "fitted":
+            raise UserError(f"no source {source!r}: choose 'fitted' or 'prior'")
+        if self.styles is None:
+            raise UserError(
+                "no styles are fitted to this model's codes yet: finish its training, "
+                "call nice.fit_styles, or draw from the source 'prior'"
+            )
+        return self.styles.sample(count, temperature, seed, label)
+
+    # The same for any number of images, as NumPy arrays.
+
+    def log_likelihood(self, images, noise=None, seed=0):
+        """The exact log q(x) of each image, with all its constants (eq. 6).
+
+        Args:
+            images: array (n, *image_shape), in grey levels.
+            noise: width of the noise to add, in grey levels; by default that of
+                training, as a density means something only for images like those. Use 0
+                for images that the model itself has drawn and nobody has rounded.
+            seed: of the noise.
+
+        Returns:
+            A float32 array (n,) of nats.
+
+        Raises:
+            UserError: the images have another shape, or are not in grey levels.
+        """
+        if noise is None:
+            noise = self.noise
+        nats = []
+        for (x,) in self.batches(images, noise, seed):
+            nats.append(ops.convert_to_numpy(self.log_prob(x)))
+        return np.concatenate(nats)
+
+    @property
+    def sigma(self):
+        """The width of each dimension before the scaling, in units of x: (D,)."""
+        last = self.steps[-1]
+        if isinstance(last, layers.DiagonalScaling):
+            return last.sigma
+        return np.ones(self.size)
+
+    def bits_per_dimension(self, nats):
+        """Bits to store one value of an image exactly, from the image's nats."""
+        return (math.log(self.levels) - nats / self.size) / math.log(2)
+
+    def encode(self, images, noise=0.0):
+        """Encode images (n, *image_shape): float32 codes (n, D)."""
+        codes = []
+        for (x,) in self.batches(images, noise):
+            z, _ = self(x)
+            codes.append(ops.convert_to_numpy(z))
+        return np.concatenate(codes)
+
+    def decode(self, z):
+        """Decode codes (n, D): float32 images (n, *image_shape), not clipped."""
+        images = [np.empty((0, *self.image_shape), "float32")]  # for n = 0
+        for start in range(0, len(z), EVALUATION_BATCH):
+            part = self.decoder(z[start : start + EVALUATION_BATCH])
+            images.append(ops.convert_to_numpy(part))
+        return np.concatenate(images)
+
+    def batches(self, images, noise, seed=0):
+        images = data.check_shape(images, self.image_shape)
+        return Batches(images, EVALUATION_BATCH, noise, seed, shuffle=False)
+
+    # What a .keras file holds.
+
+    def get_config(self):
+        return {
+            "image_shape": self.image_shape,
+            "steps": [keras.saving.serialize_keras_object(step) for step in self.steps],
+            "prior": self.prior_name,
+            "levels": self.levels,
+            "noise": self.noise,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        steps = [keras.saving.deserialize_keras_object(s) for s in config.pop("steps")]
+        return cls(steps=steps, **config)
+
+    def without_optimizer(self):
+        """The same steps, not compiled: a model whose file is a third as large."""
+        return Flow(
+            self.image_shape, self.steps, self.prior_name, self.levels, self.noise
+        )
+
+    def save_own_variables(self, store):
+        if self.styles is not None:
+            for name, array in self.styles.arrays().items():
+                store[name] = array
+
+    def load_own_variables(self, store):
+        arrays = {name: np.array(store[name]) for name in store.keys()}
+        self.styles = styles.Styles(**arrays) if arrays else None
 
 
-def flow_steps(encoder):
-    """The steps of the flow in their order: grey levels, couplings, scaling."""
-    return [layer for layer in encoder.layers if isinstance(layer, layers.FlowLayer)]
+def require_float32():
+    """Raise UserError unless Keras computes in float32: less loses digits of codes."""
+    for setting in (keras.config.dtype_policy().name, keras.config.floatx()):
+        if setting != "float32":
+            raise UserError(
+                f"a flow needs float32, and Keras is set to {setting}: "
+                'keras.config.set_dtype_policy("float32")'
+            )
 
 
-def build_decoder(encoder):
-    """Build the decoder g = f^-1: the encoder's steps backwards, with the same weights.
-
-    It maps codes (batch, D) to images (batch, *image_shape), in grey levels, not clipped.
-    """
-    h = code = keras.Input(encoder.output_shape[1:], dtype="float32")
-    for step in reversed(flow_steps(encoder)):
-        h = layers.Inverse(step, dtype="float32")(h)
-    image = keras.layers.Reshape(encoder.input_shape[1:], dtype="float32")(h)
+def build_decoder(flow):
+    """Build the decoder g = f^-1: the steps backwards, with the same weights."""
+    h = code = keras.Input((flow.size,), name="code")
+    for step in reversed(flow.steps):
+        h = layers.Inverse(step, name=f"inverse_{step.name}")(h)
+    h = keras.layers.Rescaling(flow.levels, name="grey_levels")(h)
+    image = keras.layers.Reshape(flow.image_shape, name="image")(h)
     return keras.Model(code, image, name="decoder")
 
 
-def log_likelihood(encoder, images, noise=None, seed=0):
-    """The exact log q(x) of each image, with all its constants (eq. 6): an array (n,) of nats.
+def build_encoder(
+    image_shape,
+    couplings=4,
+    hidden_layers=5,
+    hidden_units=1000,
+    output_activation="relu",
+    prior="gaussian",
+    learning_rate_multiplier=4.0,
+    levels=256,
+    noise=1.0,
+):
+    """Build the article's flow: a chain of couplings, then the scaling.
 
     Args:
-        images: array (n, *image_shape) in grey levels.
-        noise: width of the noise to add, in grey levels. By default that of training: a density
-            means something only for images like those. 0 for samples of the model itself.
-        seed: which draw of the noise.
+        image_shape: of one image, with an even number of values.
+        couplings: how many; 0 leaves the scaling alone.
+        hidden_layers, hidden_units, output_activation: see `layers.AdditiveCoupling`.
+        learning_rate_multiplier: see `layers.DiagonalScaling`.
+        prior, levels, noise: see `Flow`.
+
+    Raises:
+        UserError: an image has an odd number of values.
     """
-    images = data.check_batch(encoder, images)
-    noise = encoder.get_layer("grey_levels").noise if noise is None else noise
-    nats = []
-    for (x,) in Batches(images, 400, noise, seed, shuffle=False):
-        h, log_q = ops.convert_to_tensor(x.reshape(len(x), -1)), 0.0
-        for step in flow_steps(encoder):
-            log_q += step.log_determinant(h)
-            h = step.transform(h)
-        nats.append(ops.convert_to_numpy(log_q + encoder.get_layer("prior").log_prob(h)))
-    return np.concatenate(nats)
+    data.check_even(image_shape)
+    steps = []
+    for i in range(couplings):
+        coupling = layers.AdditiveCoupling(
+            hidden_layers, hidden_units, output_activation, name=f"coupling_{i + 1}"
+        )
+        steps.append(coupling)
+    steps.append(layers.DiagonalScaling(learning_rate_multiplier, name="scaling"))
+    return Flow(image_shape, steps, prior, levels, noise, name="encoder")
 
 
-def bits_per_dimension(nats, encoder):
-    """Bits to store one value of an image exactly, from the image's nats."""
-    levels = encoder.get_layer("grey_levels").levels
-    return (math.log(levels) - nats / encoder.output_shape[1]) / math.log(2)
+def load(path):
+    """Load a model from a .keras file. No code in the file is run.
+
+    Raises:
+        UserError: there is no such file, or it holds no model of this version.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such model; train one with: python nice.py")
+    require_float32()
+    try:
+        files.check_whole(path)
+        model = keras.saving.load_model(path, compile=False)
+        if not hasattr(model, "log_prob"):
+            raise UserError("another Keras model")
+    except Exception as error:  # a damaged file fails in many ways
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(
+            f"{path}: damaged, no NICE model, or one of an earlier version ({reason})"
+        ) from None
+    return model
 
 
-def describe_likelihood(encoder, images):
+def describe_likelihood(model, images):
     """A line with the mean log-likelihood of images, and the mean's standard error."""
-    noise = encoder.get_layer("grey_levels").noise
-    nats = log_likelihood(encoder, images, noise or 1)  # without noise a density means nothing
-    error = f" ± {nats.std(ddof=1) / math.sqrt(len(nats)):.2f}" if len(nats) > 1 else ""
-    line = f"log-likelihood of {len(nats):,} test images: {nats.mean():.2f}{error} nats"
-    bits = f"{bits_per_dimension(nats.mean(), encoder):.3f} bits per dimension"
-    return f"{line}, {bits}" if noise in (0, 1) else f"{line} (noise {noise:g} levels wide)"
+    noise = model.noise or 1.0  # without any, a density of grey levels means nothing
+    nats = model.log_likelihood(images, noise)
+    line = f"log-likelihood of {len(nats):,} test images: {nats.mean():.2f}"
+    if len(nats) > 1:
+        line += f" ± {nats.std(ddof=1) / math.sqrt(len(nats)):.2f}"
+    if noise == 1:
+        bits = model.bits_per_dimension(nats.mean())
+        return f"{line} nats, {bits:.3f} bits per dimension"
+    return f"{line} nats (noise {noise:g} levels wide)"
+
+
+# --- Noise and batches ---------------------------------------------------------------
 
 
 class Batches(keras.utils.PyDataset):
     """Images as float32 batches for Keras, with uniform noise added ("dequantisation").
 
-    Pixels take 256 values, and a density can grow without bound on a discrete set: noise as wide
-    as a grey level fills the gaps. Order and noise depend only on (seed, epoch, batch), so a
-    resumed run is exact, and all backends see the same images.
+    Pixels take 256 values, and on a discrete set a density can grow without bound.
+    Noise as wide as a grey level fills the gaps.
+
+    Order and noise depend only on (seed, epoch, batch). So a resumed run is exact, and
+    all backends see the same images.
 
     Args:
-        images, noise: array (n, *image_shape), and the width of the noise, in grey levels.
-        shuffle: True to train: each epoch has its own order and noise, and drops the last,
-            smaller batch (one shape to compile). False to measure: all images, in order.
+        images: array (n, *image_shape), in grey levels.
+        batch_size: images in a batch.
+        noise: width of the noise, in grey levels.
+        seed: of order and noise.
+        shuffle: True to train. Each epoch has its own order and noise, and leaves out
+            the last, smaller batch: one shape to compile. False to measure: all images,
+            in their order, with the same noise each time.
+
+    Raises:
+        UserError: the images are floats from 0 to 1.
     """
 
     def __init__(self, images, batch_size=128, noise=1.0, seed=0, shuffle=True):
         super().__init__()
-        self.images, self.batch_size = images, min(batch_size, len(images))
-        self.noise, self.seed, self.shuffle = noise, seed, shuffle
-        self.epoch = 0  # in `train`, `Checkpoint` sets it
+        data.check_grey_levels(images)
+        self.images = images
+        self.batch_size = min(batch_size, len(images))
+        self.noise = noise
+        self.seed = seed
+        self.shuffle = shuffle
+        self.start_epoch(0)
 
-    def on_epoch_end(self):  # Keras calls it in a plain `fit`
-        self.epoch += self.shuffle
+    def start_epoch(self, epoch):
+        """Choose an epoch's order and noise. In `train` a callback calls it."""
+        self.epoch = epoch
+        self.order = np.arange(len(self.images))
+        if self.shuffle:
+            np.random.default_rng([self.seed, epoch]).shuffle(self.order)
+
+    def on_epoch_end(self):
+        """In a plain `fit` Keras calls this, and before the first epoch, too."""
+        if self.shuffle:
+            self.start_epoch(self.epoch + 1)
 
     def __len__(self):
         count = len(self.images) / self.batch_size
-        return math.floor(count) if self.shuffle else math.ceil(count)
+        if self.shuffle:
+            return math.floor(count)
+        return math.ceil(count)
 
     def __getitem__(self, i):
-        order = np.arange(len(self.images))
-        if self.shuffle:
-            np.random.default_rng([self.seed, self.epoch]).shuffle(order)
-        x = self.images[order[i * self.batch_size : (i + 1) * self.batch_size]].astype("float32")
-        rng = np.random.default_rng([self.seed, self.epoch, i + 1])  # + 1: 0 would be the order's
+        rows = self.order[i * self.batch_size : (i + 1) * self.batch_size]
+        x = self.images[rows].astype("float32")
+        # i + 1, because NumPy takes [seed, epoch, 0] for [seed, epoch], the order's.
+        rng = np.random.default_rng([self.seed, self.epoch, i + 1])
         return (x + self.noise * rng.random(x.shape, "float32"),)
 
     def feed(self):
-        """This epoch's batches for `fit`; on TensorFlow a tf.data pipeline, which is faster."""
+        """This epoch's batches for `fit`; on TensorFlow a tf.data pipeline."""
         if keras.backend.backend() != "tensorflow":
             return self
         import tensorflow as tf
@@ -151,128 +388,192 @@ class Batches(keras.utils.PyDataset):
 
         options = tf.data.Options()
         options.autotune.enabled = False  # it would cost more than it finds
-        return tf.data.Dataset.range(len(self)).map(read).prefetch(1).with_options(options)
+        batches = tf.data.Dataset.range(len(self)).map(read)
+        return batches.prefetch(1).with_options(options)
+
+
+# --- Recipes -------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """A model, and how to train it. The defaults are the recipe "digits"."""
 
-    model: dict = dataclasses.field(default_factory=dict)  # arguments of `build_encoder`
-    holdout: float = 1 / 6  # share of the training images kept back to choose the best epoch
+    model: dict = dataclasses.field(default_factory=dict)  # of `build_encoder`
+    holdout: float = 1 / 6  # share of the training images that chooses the best epoch
     epochs: int = 5  # passes over the other training images
     batch_size: int = 128  # images in a step
     learning_rate: float = 1e-3  # Adam's, at first
     decay: float = 0.3  # share of the steps, the last, in which the rate falls to 0
-    weight_decay: float = 0.0  # decoupled, on the couplings' matrices
+    weight_decay: float = 0.0  # decoupled, on the matrices of the couplings
     seed: int = 0  # of first weights, order and noise
 
 
-SMALL = {"hidden_layers": 3, "hidden_units": 500}  # a fifth of the weights
-ARTICLE = {"levels": 255, "noise": 0.0, "scale_speed": 1.0}
-PAPER = {"output_activation": "linear", "prior": "logistic", "scale_speed": 10.0}
 RECIPES = {
     "digits": Recipe(),
-    "quick": Recipe(SMALL),
-    # As in the article: no noise, a constant rate, and the test images choose the epoch.
-    "article": Recipe(ARTICLE, holdout=0.0, epochs=20, decay=0.0),
-    # The paper's model and data; how it is trained is ours.
-    "paper": Recipe(PAPER, epochs=40, batch_size=200, decay=1.0, weight_decay=0.5),
+    # A fifth of the weights.
+    "quick": Recipe(model={"hidden_layers": 3, "hidden_units": 500}),
+    # As in the article: no noise, a constant rate; the test images choose the epoch.
+    "article": Recipe(
+        model={"levels": 255, "noise": 0.0, "learning_rate_multiplier": 1.0},
+        holdout=0.0,
+        epochs=20,
+        decay=0.0,
+    ),
+    # The paper's model and data. How it is trained is ours.
+    "paper": Recipe(
+        model={
+            "output_activation": "linear",
+            "prior": "logistic",
+            "learning_rate_multiplier": 10.0,
+        },
+        epochs=40,
+        batch_size=200,
+        decay=1.0,
+        weight_decay=0.5,
+    ),
 }
 
 
-def train(encoder, batches, validation, recipe, output):
-    """Train the encoder, going on from the output folder's backup if there is one.
+# --- Training ------------------------------------------------------------------------
+
+
+def train(model, batches, validation, recipe, output):
+    """Train a model, going on from the output folder's backup if there is one.
 
     Args:
-        batches, validation: `Batches` to train on, and to choose the best epoch by.
-        recipe, output: a `Recipe`, and a folder for `nice.keras` and what `Checkpoint` keeps.
-    """
-    rate, steps = recipe.learning_rate, recipe.epochs * len(batches)
-    if falling := round(recipe.decay * steps):  # constant, then a cosine to 0
-        rate = keras.optimizers.schedules.CosineDecay(
-            rate, falling, warmup_target=rate, warmup_steps=steps - falling
-        )
-    adam = keras.optimizers.Adam(rate, weight_decay=recipe.weight_decay or None)
-    adam.exclude_from_weight_decay(var_names=["bias", "log_s"])
-    encoder.compile(adam)  # the loss, -log q(x), is what the layers add
+        model: a `Flow`.
+        batches: `Batches` to train on.
+        validation: `Batches` to choose the best epoch by.
+        recipe: a `Recipe`.
+        output: a folder for `nice.keras`, the best model, and what `Checkpoint` keeps.
 
-    decoder, z = build_decoder(encoder), encoder.get_layer("prior").sample(225, temperature=0.8)
-    draw = functools.partial(decoder.predict_on_batch, z)  # the same codes after each epoch
-    # After each epoch: the best model by `val_loss`, a grid, the history, and a backup.
-    checkpoint = Checkpoint(Path(output), batches, draw, monitor="val_loss")
-    encoder.fit(
+    Returns:
+        The history: a dict for each epoch, with "epoch", "loss" and "val_loss".
+    """
+    model.compile(make_optimizer(recipe, recipe.epochs * len(batches)))
+    checkpoint = Checkpoint(Path(output), batches, model.without_optimizer())
+    terminal = os.isatty(1)
+    model.fit(
         batches.feed(),
         validation_data=validation,
         epochs=recipe.epochs,
-        initial_epoch=checkpoint.restore(encoder),
+        initial_epoch=checkpoint.restore(model),
         shuffle=False,  # `Batches` does
         callbacks=[checkpoint],
-        verbose=1 if sys.stdout.isatty() else 2,
+        verbose=1 if terminal else 2,  # a bar that moves, or a line an epoch
     )
-    return checkpoint
+    return checkpoint.history
 
 
-def fit_codes(encoder, images, labels=None, styles=100, axes=24):
-    """Fit a `CodeSampler` to training images' codes; return a new encoder that ends in it.
+def make_optimizer(recipe, steps):
+    """Adam; its rate is constant at first, and then falls to 0 along a cosine."""
+    rate = recipe.learning_rate
+    falling_steps = round(recipe.decay * steps)
+    if falling_steps:
+        # Keras's schedule has a warm-up first. From the rate to itself it is constant.
+        rate = keras.optimizers.schedules.CosineDecay(
+            initial_learning_rate=rate,
+            warmup_target=rate,
+            warmup_steps=steps - falling_steps,
+            decay_steps=falling_steps,
+        )
+    adam = keras.optimizers.Adam(rate, weight_decay=recipe.weight_decay or None)
+    adam.exclude_from_weight_decay(var_names=["bias", "log_s"])
+    return adam
 
-    With few or large images, or many labels, there are fewer codes (at most 125 MB), styles (of
-    all labels together) and axes (of each style; at most 8 MB). Without `labels`, an integer for
-    each image, styles are clusters of all codes.
+
+def fit_styles(model, images, labels=None):
+    """Fit `model.styles` to the codes of training images, to draw codes like theirs.
+
+    The flow itself, and so every likelihood, stays as it is.
+
+    Args:
+        model: a trained `Flow`.
+        images: array (n, *image_shape), in grey levels.
+        labels: an integer for each image, (n,). Without labels, images of one label
+            cannot be drawn.
     """
-    images, size = data.check_batch(encoder, images), encoder.output_shape[1]
-    chosen = np.random.default_rng(0).permutation(len(images))[: min(40_000, 31_360_000 // size)]
-    labels = data.labels(labels, len(images), "labels")[chosen]
-    kinds = len(set(labels.tolist()))
-    per_label = max(1, min(styles, len(chosen) // 100) // kinds)
-    axes = max(1, min(axes, size, 2_000_000 // (size * kinds * per_label) - 1))
-    what = f"{len(chosen):,} training images {'without' if labels[0] is None else 'with'} labels"
-    print(f"encoding {what}, to draw codes like theirs", flush=True)
-    noise, sigma = encoder.get_layer("grey_levels").noise, encoder.get_layer("scaling").sigma
-    batches = Batches(images[chosen], 400, noise, shuffle=False)
-    z = np.concatenate([ops.convert_to_numpy(encoder(x)) for (x,) in batches])
-    sampler = layers.CodeSampler.fit(z, labels, sigma, per_label, axes)
-    return keras.Model(encoder.input, sampler(encoder.get_layer("prior").output), name="encoder")
+    images = data.check_shape(images, model.image_shape)
+    labels = data.integer_labels(labels, len(images), "labels")
+    chosen = np.random.default_rng(0).permutation(len(images))[: styles.MOST_IMAGES]
+    if labels is None:
+        print(f"encoding {len(chosen):,} training images without labels", flush=True)
+    else:
+        print(f"encoding {len(chosen):,} training images with labels", flush=True)
+        labels = labels[chosen]
+    z = model.encode(images[chosen], model.noise)
+    model.styles = styles.fit(z, labels, model.sigma)
+
+
+# --- The program ---------------------------------------------------------------------
 
 
 @command_line.program
 def main(argv):
     args, recipe = command_line.parse_training(argv, RECIPES)
-    model = args.output / "nice.keras"
-    trained = model if args.evaluate else args.start
-    encoder = load_encoder(trained) if trained else None
-    source = args.data or (files.recorded_data(trained) if trained else data.MNIST)
-    (x_train, y_train), (x_test, _) = data.load(source)
+    path = args.output / "nice.keras"
     if args.evaluate:
-        print(f"{source}, {devices.describe()}: {describe_likelihood(encoder, x_test)}")
-        return 0
-    held = max(1, round(recipe.holdout * len(x_train))) if recipe.holdout else 0
-    x_train, x_held = np.split(x_train, [len(x_train) - held])
-    devices.use_all(recipe.batch_size, 400, (held or len(x_test)) % 400)
+        return evaluate(path, args.data)
+
+    # The images, and those among them that choose the best epoch.
+    model = None
+    source = args.data or data.MNIST
+    if args.start:
+        model = load(args.start)
+        source = args.data or files.recorded_data(args.start)
+    (x_train, y_train), (x_test, _) = data.load(source)
+    x_fit, y_fit, x_held = data.hold_back(x_train, y_train, recipe.holdout)
+    test_images_choose = len(x_held) == 0
+    x_validation = x_test if test_images_choose else x_held
+
+    # The model, its batches, and a folder for the run.
+    last_batch = len(x_validation) % EVALUATION_BATCH
+    devices.use_all(recipe.batch_size, EVALUATION_BATCH, last_batch)
     keras.utils.set_random_seed(recipe.seed)
-    encoder = encoder or build_encoder(x_train.shape[1:], **recipe.model)
-    noise = encoder.get_layer("grey_levels").noise
-    batches = Batches(data.check_batch(encoder, x_train), recipe.batch_size, noise, recipe.seed)
-    validation = Batches(x_held if held else x_test, 400, noise, shuffle=False)
-    settings = dataclasses.asdict(recipe) | {"data": str(Path(source).resolve())}
-    settings["start"] = str(args.start and args.start.resolve())
-    settings["fingerprint"] = data.fingerprint(x_train, x_held, x_test)
+    if model is None:
+        model = build_encoder(x_fit.shape[1:], **recipe.model)
+    data.check_shape(x_fit, model.image_shape)
+    batches = Batches(x_fit, recipe.batch_size, model.noise, recipe.seed)
+    validation = Batches(x_validation, EVALUATION_BATCH, model.noise, shuffle=False)
+    settings = {
+        **dataclasses.asdict(recipe),
+        "data": str(Path(source).resolve()),
+        "start": str(args.start.resolve()) if args.start else None,
+        "fingerprint": data.fingerprint(x_fit, x_held, x_test),
+    }
     files.claim(args.output, settings, args.fresh)
-    print(f"{encoder.count_params():,} parameters, {len(x_train):,} images, {devices.describe()}")
+
+    parameters = f"{model.count_params():,} parameters"
+    print(f"{parameters}, {len(x_fit):,} images, {devices.describe()}")
     print("Ctrl-C stops; the same command, without --fresh, goes on")
-    checkpoint = train(encoder, batches, validation, recipe, args.output)
-    if best := checkpoint.best():
+    history = train(model, batches, validation, recipe, args.output)
+    best = best_epoch(history)
+    if best is not None:
         print(f"best epoch: {best['epoch']}, with a loss of {best['val_loss']:.2f}")
-        encoder = fit_codes(load_encoder(model), x_train, y_train[: len(x_train)])
-        files.replace(model, encoder.save)
-    checkpoint.finish()
-    if best and held:  # else the test images chose the epoch, and are no test of it
+        model = load(path)  # its weights are those of the best epoch, not of the last
+        fit_styles(model, x_fit, y_fit)
+        files.replace(path, model.save)
+    finish(args.output, history)
+    if best is not None and not test_images_choose:
         print("measuring the test images", flush=True)
-        print(describe_likelihood(encoder, x_test))
-    if not math.isfinite(checkpoint.history[-1]["loss"]):
-        kept = f"its best model is {model}" if best else "there is no model of it"
-        raise ArithmeticError(f"training diverged: lower --learning-rate; {kept}")
-    print(f"next: python sample.py --model {model}")
+        print(describe_likelihood(model, x_test))
+
+    if not math.isfinite(history[-1]["loss"]):
+        kept = f"its best model is {path}" if best else "there is no model of it"
+        error = f"nice.py: training diverged: lower --learning-rate; {kept}"
+        print(error, file=sys.stderr)
+        return 1
+    print(f"next: python sample.py --model {path}")
+    return 0
+
+
+def evaluate(path, source):
+    """Print the likelihood of the test images under a trained model."""
+    model = load(path)
+    source = source or files.recorded_data(path)
+    _, (x_test, _) = data.load(source)
+    print(f"{source}, {devices.describe()}: {describe_likelihood(model, x_test)}")
     return 0
 
 

@@ -1,9 +1,12 @@
 """How fast does NICE train and sample?  python -m benchmarks.speed
 
-A training step of the full-size network beside the least that it can take on this machine (the
-floor), and 225 digits by `sample.draw` beside the article's loop, on each installed backend. The
-figures are medians over rounds: in each all is measured in turns, in processes of their own.
+A training step of the full-size network beside the least that it can take on this
+machine (the floor), and 225 digits by `Flow.sample` beside the article's loop, on each
+installed backend. The figures are medians over rounds: in each all is measured in
+turns, in processes of their own.
 """
+
+from support import command_line
 
 import argparse
 import importlib.util
@@ -20,10 +23,13 @@ from statistics import median
 
 import numpy as np
 
-BACKENDS = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
+BACKENDS = [
+    name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)
+]
 FULL = {"batch": 128, "steps": 40, "matrix": 4096, "digits": 225}
 QUICK = {"batch": 16, "steps": 2, "matrix": 256, "digits": 4}
 WEIGHTS = 4 * (2 * 392 * 1000 + 4 * 1000**2)  # in the matrices of the four couplings
+FLOAT = 4  # bytes
 
 
 def best(f, repeats=3):
@@ -31,47 +37,71 @@ def best(f, repeats=3):
     return min(timeit.repeat(f, number=1, repeat=repeats))
 
 
-# --- Measurements, each in a process of its own, with one backend ----------------------------
+# --- Measurements, each in a process of its own, with one backend --------------------
 
 
 def rates(sizes):
-    """Operations a second of a large matrix product, and bytes a second of a large copy."""
-    import nice
+    """What the machine can do: operations and bytes a second.
 
-    n, cores = sizes["matrix"], os.cpu_count()
-    x = nice.keras.random.uniform((n, n), 0, 2 / n)  # so that products stay near 1
+    Operations are those of a large matrix product. Bytes are those of a large copy, on
+    the device or by all cores of the host, whichever is faster.
+    """
+    import keras
 
-    def repeat(f, times):  # for long enough: no step keeps up the rate of a short burst
-        def chain(y=x):
-            for _ in range(times):
+    n = sizes["matrix"]
+    x = keras.random.uniform((n, n), 0, 2 / n)  # so that products stay near 1
+    source = np.ones((n, n), "float32")
+    target = np.ones((n, n), "float32")
+    cores = os.cpu_count()
+    parts = [slice(i * n // cores, (i + 1) * n // cores) for i in range(cores)]
+    threads = ThreadPoolExecutor()
+
+    def multiply(y):
+        return keras.ops.matmul(x, y)
+
+    def copy_on_device(y):
+        return y + 1.0
+
+    def copy_part(rows):
+        np.copyto(target[rows], source[rows])
+
+    def copy_on_host(y):
+        list(threads.map(copy_part, parts))
+        return target
+
+    # A chain of calls, as no long step keeps up the rate of a short burst.
+    def seconds(f, calls):
+        def chain():
+            y = x
+            for _ in range(calls):
                 y = f(y)
             float(y[0, 0])  # waits for the device
 
-        return best(chain) / times
+        return best(chain) / calls
 
-    source, target = np.ones((2, n, n), "float32")
-    parts = [slice(i * n // cores, (i + 1) * n // cores) for i in range(cores)]
-
-    def copy_on_host(_):  # by all cores
-        list(threads.map(lambda rows: np.copyto(target[rows], source[rows]), parts))
-        return target
-
-    with ThreadPoolExecutor() as threads:
-        copy = min(repeat(lambda y: y + 1.0, 50), repeat(copy_on_host, 50))
-    product = repeat(lambda y: nice.ops.matmul(x, y), 5)
-    return {"operations": 2 * n**3 / product, "bytes": 2 * 4 * n**2 / copy}
+    product = seconds(multiply, 5)
+    copy = min(seconds(copy_on_device, 50), seconds(copy_on_host, 50))
+    return {"operations": 2 * n**3 / product, "bytes": 2 * FLOAT * n**2 / copy}
 
 
 def fit(sizes):
     """Seconds of a step of `fit`, fed as nice.py does it."""
-    import nice
     from support import devices
 
-    encoder, count = nice.build_encoder((28, 28)), sizes["steps"] * sizes["batch"]
-    encoder.compile(nice.keras.optimizers.Adam(1e-3))
-    x = np.random.default_rng(0).integers(0, 256, (count, 28, 28), dtype="uint8")
-    feed = nice.Batches(x, sizes["batch"]).feed()
-    epoch = lambda: encoder.fit(feed, verbose=0, shuffle=False)  # noqa: E731
+    import nice
+
+    import keras
+
+    model = nice.build_encoder((28, 28))
+    model.compile(keras.optimizers.Adam(1e-3))
+    count = sizes["steps"] * sizes["batch"]
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, 28, 28), dtype="uint8")
+    batches = nice.Batches(images, sizes["batch"]).feed()
+
+    def epoch():
+        model.fit(batches, verbose=0, shuffle=False)
+
     epoch()  # compiles
     return {"step": best(epoch) / sizes["steps"], "device": devices.describe()}
 
@@ -81,14 +111,18 @@ def plain(sizes):
     import torch
     from torch import nn
 
-    device, widths = "cuda:0" if torch.cuda.is_available() else "cpu", [392, *[1000] * 5, 392]
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    widths = [392, 1000, 1000, 1000, 1000, 1000, 392]
     networks = nn.ModuleList()
     for _ in range(4):
-        pairs = zip(widths[:-1], widths[1:], strict=True)
-        networks.append(nn.Sequential(*[m for p in pairs for m in (nn.Linear(*p), nn.ReLU())]))
+        m = nn.Sequential()
+        for inputs, outputs in zip(widths[:-1], widths[1:], strict=True):
+            m.append(nn.Linear(inputs, outputs))
+            m.append(nn.ReLU())
+        networks.append(m)
     networks.to(device)
-    log_scale = nn.Parameter(torch.zeros(784, device=device))
-    adam = torch.optim.Adam([*networks.parameters(), log_scale], lr=1e-3)
+    log_s = nn.Parameter(torch.zeros(784, device=device))
+    adam = torch.optim.Adam([*networks.parameters(), log_s], lr=1e-3)
     x = torch.rand(sizes["steps"] * sizes["batch"], 784, device=device)
 
     def epoch():
@@ -96,9 +130,11 @@ def plain(sizes):
             h = images + torch.rand_like(images) / 256
             for m in networks:
                 h = h.flip(1)
-                x1, x2 = h[:, 0::2], h[:, 1::2]
+                x1 = h[:, 0::2]
+                x2 = h[:, 1::2]
                 h = torch.stack([x1, x2 - m(x1)], 2).flatten(1)
-            loss = 0.5 * (h * log_scale.exp()).square().sum(1).mean() - log_scale.sum()
+            z = h * log_s.exp()
+            loss = 0.5 * z.square().sum(1).mean() - log_s.sum()
             adam.zero_grad()
             loss.backward()
             adam.step()
@@ -109,78 +145,129 @@ def plain(sizes):
 
 
 def sampling(sizes):
-    """Seconds for digits by `sample.draw`, and by the article's loop; both compile a decoder."""
+    """Seconds for digits by `Flow.sample`, and by the article's loop."""
     import nice
-    import sample
 
-    encoder = nice.build_encoder((28, 28))
+    model = nice.build_encoder((28, 28))
+    count = sizes["digits"]
+
+    def draw():
+        model.sample(count, source="prior")
 
     def loop():
-        decoder = nice.build_decoder(encoder)
-        for code in encoder.get_layer("prior").sample(sizes["digits"], 0.8):
-            decoder.predict(code[None], verbose=0)
+        for code in model.sample_codes(count, source="prior"):
+            model.decoder.predict(code[None], verbose=0)
 
-    draw = best(lambda: sample.draw(encoder, sizes["digits"], source="prior"))
-    return {"draw": draw, "loop": best(loop, repeats=1)}
+    # The loop runs once: it takes long, and compiles the decoder as the article's does.
+    return {"draw": best(draw), "loop": best(loop, repeats=1)}
 
 
-# --- The program -----------------------------------------------------------------------------
+MEASUREMENTS = {"rates": rates, "fit": fit, "plain": plain, "sampling": sampling}
 
-MEASUREMENTS = {f.__name__: f for f in (rates, fit, plain, sampling)}
+
+# --- The program ---------------------------------------------------------------------
 
 
 def measure(name, backend, quick):
     """Run a measurement in a process of its own: its results, a dict."""
-    command = [sys.executable, "-m", "benchmarks.speed", "--measure", name, *["--quick"] * quick]
-    environment, root = os.environ | {"KERAS_BACKEND": backend}, Path(__file__).parent.parent
-    run = subprocess.run(command, cwd=root, env=environment, stdout=subprocess.PIPE, check=True)
+    command = [sys.executable, "-m", "benchmarks.speed", "--measure", name]
+    if quick:
+        command.append("--quick")
+    run = subprocess.run(
+        command,
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "KERAS_BACKEND": backend},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
     return json.loads(run.stdout.splitlines()[-1])
 
 
 def machine():
     """The processor, its cores and the GPUs, in words."""
-    name, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), name)
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                _, name = line.split(": ")
     if shutil.which("nvidia-smi"):
-        name += ", " + subprocess.getoutput("nvidia-smi --query-gpu=name --format=csv,noheader")
+        query = "nvidia-smi --query-gpu=name --format=csv,noheader"
+        name += ", " + subprocess.getoutput(query)
     return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3, help="how often all is measured")
-    parser.add_argument("--quick", action="store_true", help="try the program: figures mean little")
-    parser.add_argument("--measure", choices=MEASUREMENTS, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+def floor(operations, moved, batch):
+    """The fewest seconds that a training step can take.
+
+    Args:
+        operations: that the machine does in a second.
+        moved: bytes that it moves in a second.
+        batch: images in a step.
+    """
+    # For each image a weight is multiplied and added once forwards, twice backwards.
+    arithmetic = 6 * WEIGHTS * batch / operations
+    # Adam reads gradient, weight and two averages, and writes all but the gradient.
+    memory = 7 * FLOAT * WEIGHTS / moved
+    return arithmetic + memory
+
+
+@command_line.program
+def main(argv):
+    parser = command_line.Parser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--rounds", type=command_line.positive, default=3, help="how often, all in all")
+    add("--quick", action="store_true", help="try the program: figures mean little")
+    add("--measure", choices=MEASUREMENTS, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
     sizes = QUICK if args.quick else FULL
     if args.measure:
-        print(json.dumps(MEASUREMENTS[args.measure](sizes)))
-        return
+        measured = MEASUREMENTS[args.measure](sizes)
+        print(json.dumps(measured))
+        return 0
     print(machine(), flush=True)
-    runs = [(name, b) for name in MEASUREMENTS for b in BACKENDS if name != "plain" or b == "torch"]
-    rounds = [{run: measure(*run, args.quick) for run in runs} for _ in range(args.rounds)]
 
-    def results(run, key):
-        return [found[run][key] for found in rounds]
+    rounds = []
+    for _ in range(args.rounds):
+        found = {}
+        for name in MEASUREMENTS:
+            for backend in BACKENDS:
+                if name != "plain" or backend == "torch":
+                    found[name, backend] = measure(name, backend, args.quick)
+        rounds.append(found)
 
-    operations = max(max(results(("rates", backend), "operations")) for backend in BACKENDS)
-    moved = max(max(results(("rates", backend), "bytes")) for backend in BACKENDS)
-    # A weight is multiplied and added once an image forwards, twice backwards: 6 operations. Adam
-    # reads gradient, weight and two averages, of 4 bytes each, and writes all but the gradient.
-    floor = 6 * WEIGHTS * sizes["batch"] / operations + 7 * 4 * WEIGHTS / moved
-    print(f"floor: {1e3 * floor:.2f} ms a step of {sizes['batch']} images, ", end="")
-    print(f"at {operations / 1e9:.0f} GFLOP/s and {moved / 1e9:.1f} GB/s\n")
-    print("| training | ms a step | step / floor |\n|---|---|---|")
-    for run in runs:
-        if run[0] in ("fit", "plain"):
-            name, step = f"{run[0]}, {results(run, 'device')[0]}", median(results(run, "step"))
-            print(f"| {name} | {1e3 * step:.1f} | {step / floor:.2f} |")
-    print(f"\n| {sizes['digits']} digits | draw, ms | loop, ms | loop / draw |\n|---|---|---|---|")
+    def results(name, backend, key):
+        return [found[name, backend][key] for found in rounds]
+
+    operations = []
+    moved = []
     for backend in BACKENDS:
-        draw, loop = (median(results(("sampling", backend), key)) for key in ("draw", "loop"))
-        print(f"| {backend} | {1e3 * draw:.0f} | {1e3 * loop:.0f} | {loop / draw:.1f} |")
+        operations += results("rates", backend, "operations")
+        moved += results("rates", backend, "bytes")
+    operations = max(operations)
+    moved = max(moved)
+    least = floor(operations, moved, sizes["batch"])
+    print(f"floor: {1e3 * least:.2f} ms a step of {sizes['batch']} images, ", end="")
+    print(f"at {operations / 1e9:.0f} GFLOP/s and {moved / 1e9:.1f} GB/s\n")
+
+    print("| training | ms a step | step / floor |\n|---|---|---|")
+    trained = [("fit", backend) for backend in BACKENDS]
+    if "torch" in BACKENDS:
+        trained.append(("plain", "torch"))
+    for name, backend in trained:
+        device = results(name, backend, "device")[0]
+        step = median(results(name, backend, "step"))
+        print(f"| {name}, {device} | {1e3 * step:.1f} | {step / least:.2f} |")
+
+    print(f"\n| {sizes['digits']} digits | draw, ms | loop, ms | loop / draw |")
+    print("|---|---|---|---|")
+    for backend in BACKENDS:
+        draw = median(results("sampling", backend, "draw"))
+        loop = median(results("sampling", backend, "loop"))
+        ratio = loop / draw
+        print(f"| {backend} | {1e3 * draw:.0f} | {1e3 * loop:.0f} | {ratio:.1f} |")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,7 +1,7 @@
 """Run the notebook tour.ipynb from top to bottom, and write it back with its outputs.
 
-It needs two packages more than requirements.txt has: `pip install nbclient ipykernel`. Then
-`python docs/run_tour.py`, which takes about three minutes.
+It needs two packages more than requirements.txt has: `pip install nbclient ipykernel`.
+Then `python docs/run_tour.py`, which takes about three minutes.
 """
 
 from pathlib import Path
@@ -17,7 +17,8 @@ if __name__ == "__main__":
     nbclient.NotebookClient(notebook, resources=where, record_timing=False).execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":  # without what backends say as they start
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            kept = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = kept
     notebook.metadata.language_info = {"name": "python"}  # not which version
     nbformat.write(notebook, PATH)
     print(f"{PATH.name}: {PATH.stat().st_size / 1e6:.2f} MB")

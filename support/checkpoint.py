@@ -1,76 +1,94 @@
 """What a training run keeps as it goes: its best model, grids, losses, and a backup."""
 
-import json
+from support import files, pictures
+from support.errors import UserError
+
 import math
 
 import imageio.v3 as imageio
 import keras
 
-from support import files, pictures
+GRID = pictures.GRID  # rows and columns of the grid after each epoch
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Set `batches.epoch`, and save after each epoch, in the folder `output`, what it leaves.
+    """Save after each epoch, in a folder, all that a killed run needs to go on.
 
-    That is `nice.keras` if it is the best so far (the lowest `monitor`), a grid of what `draw`
-    makes, `history.json`, and last `backup.0007.keras`, the model with its optimiser's state; the
-    number pairs weights and epoch. All are replaced whole, Keras's own callbacks write in place.
+    That is `nice.keras`, if the epoch is the best so far by its validation loss; a grid
+    of draws from the prior; `history.json`; and last `backup.0007.keras`, the model
+    with its optimiser. The number in the name pairs weights and epoch. Keras's own
+    callbacks write in place. Here each file is replaced whole.
+
+    Args:
+        output: the folder.
+        batches: the `Batches` of training, which are told each epoch.
+        best_model: a model with the weights in training, and without an optimiser.
     """
 
-    def __init__(self, output, batches, draw, monitor):
+    def __init__(self, output, batches, best_model):
         super().__init__()
-        self.output, self.batches, self.monitor, self.draw = output, batches, monitor, draw
+        self.output = output
+        self.batches = batches
+        self.best_model = best_model
         self.history = []
 
-    def restore(self, encoder):
-        """Load the newest backup into a compiled encoder; return the epochs it has finished."""
-        if not (backups := self.backups()):
+    def restore(self, model):
+        """Load the newest backup into a compiled model; return its finished epochs."""
+        backups = self.backups()
+        if not backups:
             return 0
-        encoder.optimizer.build(encoder.trainable_variables)
+        newest = backups[-1]
         try:
-            files.check_whole(backups[-1])
-            done = int(backups[-1].suffixes[0][1:])
-            encoder.load_weights(backups[-1])
-            self.history = json.loads((self.output / "history.json").read_text())[:done]
-        except Exception as error:  # h5py and Keras have many
-            raise ValueError(f"{backups[-1]} is damaged ({error}); use --fresh") from None
+            files.check_whole(newest)
+            _, epochs, _ = newest.name.split(".")
+            done = int(epochs)
+            model.optimizer.build(model.trainable_variables)
+            model.load_weights(newest)
+            history = files.read_json(self.output / "history.json")
+        except Exception as error:  # a damaged file fails in many ways
+            raise UserError(f"{newest} is damaged ({error}); use --fresh") from None
+        self.history = history[:done]
         print(f"going on after epoch {done}")
         return done
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.batches.epoch = epoch
+        self.batches.start_epoch(epoch)
 
     def on_epoch_end(self, epoch, logs):
-        self.history.append({"epoch": epoch + 1, **logs})
-        if self.best() is self.history[-1]:
-            # without the optimiser, which is twice as large, and what was fitted to older codes
-            best = keras.Model(self.model.input, self.model.get_layer("prior").output)
-            files.replace(self.output / "nice.keras", best.save)
-        grid = self.output / "samples" / f"epoch_{epoch + 1:04}.png"
-        pictures.save(grid, pictures.grid(self.draw(), 15, 15))
+        number = f"{epoch + 1:04}"
+        row = {"epoch": epoch + 1, **logs}
+        self.history.append(row)
+        if best_epoch(self.history) == row:
+            files.replace(self.output / "nice.keras", self.best_model.save)
+        images = self.model.sample(GRID * GRID, source="prior")
+        grid = pictures.grid(images, GRID, GRID)
+        pictures.save(self.output / "samples" / f"epoch_{number}.png", grid)
         files.write_json(self.output / "history.json", self.history)
         if not math.isfinite(logs["loss"]):
             self.model.stop_training = True
             return
-        old = self.backups()
-        files.replace(self.output / f"backup.{epoch + 1:04}.keras", self.model.save)
-        for path in old:
+        older = self.backups()
+        files.replace(self.output / f"backup.{number}.keras", self.model.save)
+        for path in older:
             path.unlink()
 
     def backups(self):
         return sorted(self.output.glob("backup.*.keras"))
 
-    def best(self):
-        """The best epoch's row of the history, or None if no loss is finite."""
-        finite = [row for row in self.history if math.isfinite(row[self.monitor])]
-        return min(finite, key=lambda row: row[self.monitor], default=None)
 
-    def finish(self):
-        """Leave curves and animation: the run counts as finished, and is not gone on with."""
-        grids = sorted(self.output.glob("samples/epoch_*.png"))
-        pictures.save(self.output / "training.png", pictures.curves(self.history))
-        pictures.save(self.output / "training.gif", [imageio.imread(path) for path in grids])
-        settings = files.read_settings(self.output) | {"finished": True}
-        files.write_json(self.output / "settings.json", settings)
-        for path in self.backups():
-            path.unlink()
+def best_epoch(history):
+    """The row of the epoch with the lowest validation loss; None if none is finite."""
+    finite = [row for row in history if math.isfinite(row["val_loss"])]
+    return min(finite, key=lambda row: row["val_loss"], default=None)
+
+
+def finish(output, history):
+    """Leave curves and an animation. The run then counts as finished."""
+    pictures.save(output / "training.png", pictures.curves(history))
+    grids = sorted(output.glob("samples/epoch_*.png"))
+    frames = [imageio.imread(path) for path in grids]
+    pictures.save(output / "training.gif", frames)
+    settings = files.read_settings(output)
+    files.write_json(output / "settings.json", {**settings, "finished": True})
+    for path in output.glob("backup.*.keras"):
+        path.unlink()

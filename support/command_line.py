@@ -1,24 +1,24 @@
 """Command lines: their options, and errors in one line."""
 
+from support.errors import UserError
+
 import argparse
 import dataclasses
 import functools
 import math
+import os
 import sys
 from pathlib import Path
 
 MODEL = Path("output") / "nice.keras"
+NETWORK = ("couplings", "hidden_layers", "hidden_units", "noise", "prior")
+TRAINING = ("epochs", "batch_size", "learning_rate", "seed")
 
 
 class Parser(argparse.ArgumentParser):
     def error(self, message):  # in one line, without the usage
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
-
-    def add_options(self, **kinds):
-        """Add options such as --batch-size; of these, only those that are given are returned."""
-        for name, kind in kinds.items():
-            choices = {"choices": kind} if isinstance(kind, list) else {"type": kind}
-            self.add_argument("--" + name.replace("_", "-"), default=argparse.SUPPRESS, **choices)
+        line = " ".join(message.split())
+        self.exit(2, f"{self.prog}: {line}\n")
 
 
 def at_least(least, kind):
@@ -33,46 +33,86 @@ def at_least(least, kind):
     return number
 
 
-SIZE, SEED, REAL = at_least(1, int), at_least(0, int), at_least(0.0, float)
+not_negative = at_least(0, int)
+positive = at_least(1, int)
+real = at_least(0.0, float)
 
 
 def parse_training(argv, recipes):
-    """Read the command line of nice.py: its arguments, and the recipe that they make."""
-    parser = Parser(prog="nice.py", description="Train NICE. Options override the recipe's values.")
-    parser.add_argument("--data", help=".npz file of images (default: MNIST)")
-    parser.add_argument("--output", type=Path, default=MODEL.parent, help="folder to write to")
-    parser.add_argument("--recipe", choices=recipes, default="digits", help="set of values")
-    parser.add_argument("--start", type=Path, help="a model to go on from, in another folder")
-    parser.add_argument("--evaluate", action="store_true", help="only measure the output's model")
-    parser.add_argument("--fresh", action="store_true", help="start over in the output folder")
-    parser.add_options(epochs=SIZE, batch_size=SIZE, learning_rate=REAL, seed=SEED)
-    network = {"couplings": SIZE, "hidden_layers": SIZE, "hidden_units": SIZE, "noise": REAL}
-    network["prior"] = ["gaussian", "logistic"]
-    parser.add_options(**network)
+    """Read the command line of nice.py: its arguments, and the recipe they make."""
+    parser = Parser(
+        prog="nice.py", description="Train NICE. Options override the recipe's values."
+    )
+    add = parser.add_argument
+    add("--data", help=".npz file of images (default: MNIST, or the model's own)")
+    add("--output", type=Path, default=MODEL.parent, help="folder to write to")
+    add(
+        "--recipe", choices=recipes, default="digits", help="model, and how to train it"
+    )
+    add("--start", type=Path, help="a model to go on from, in another folder")
+    add(
+        "--evaluate", action="store_true", help="only measure the output folder's model"
+    )
+    add("--fresh", action="store_true", help="start over in the output folder")
+    add("--epochs", type=positive, help="passes over the training images")
+    add("--batch-size", type=positive, help="images in a step")
+    add("--learning-rate", type=real, help="Adam's, at first")
+    add("--seed", type=not_negative, help="of first weights, order and noise")
+    add("--couplings", type=not_negative, help="number of couplings; 0: scaling alone")
+    add("--hidden-layers", type=not_negative, help="hidden layers of each coupling's m")
+    add("--hidden-units", type=positive, help="width of these layers")
+    add("--noise", type=real, help="width of the noise, in grey levels")
+    add("--prior", choices=["gaussian", "logistic"], help="density of codes")
     args = parser.parse_args(argv)
-    given = {name: getattr(args, name) for name in network if name in args}
-    inside = args.start and args.start.resolve().parent == args.output.resolve()
-    if args.start and (given or inside or args.evaluate):
-        parser.error("--start takes the network from the model, trains, and has another --output")
+
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    network = {name: given[name] for name in NETWORK if name in given}
+    training = {name: given[name] for name in TRAINING if name in given}
     recipe = recipes[args.recipe]
-    training = {f.name: getattr(args, f.name) for f in dataclasses.fields(recipe) if f.name in args}
-    model = {} if args.start else recipe.model | given
+    if args.start is None:
+        model = {**recipe.model, **network}
+    else:
+        same_folder = args.start.resolve().parent == args.output.resolve()
+        if network or same_folder or args.evaluate:
+            parser.error(
+                "--start takes the network from the model, trains, and has another "
+                "--output"
+            )
+        model = {}
     return args, dataclasses.replace(recipe, model=model, **training)
 
 
 def program(main):
-    """Decorate a `main` so that what goes wrong is one line on stderr, and an exit status."""
+    """Decorate a `main` so that what goes wrong is one line on stderr, and a status.
+
+    That holds for errors meant for the user, of the system, and Ctrl-C. Any other error
+    is a mistake in the code, and keeps its traceback.
+    """
 
     @functools.wraps(main)
     def run(argv=None):
+        prepare_output()
+        if argv is None:
+            argv = sys.argv[1:]
         try:
-            return main(sys.argv[1:] if argv is None else [str(word) for word in argv])
+            return main([str(word) for word in argv])
         except KeyboardInterrupt:
-            error, status = "stopped", 130
-        except (OSError, ArithmeticError, ValueError) as caught:
-            error, status = caught, 2 if isinstance(caught, ValueError) else 1
-        name, message = Path(main.__code__.co_filename).name, " ".join(str(error).split())
-        print(f"{name}: {message[:500]}", file=sys.stderr)
+            message, status = "stopped", 130
+        except UserError as error:
+            message, status = error, 2
+        except OSError as error:
+            message, status = error, 1
+        name = Path(main.__code__.co_filename).name
+        line = " ".join(str(message).split())
+        print(f"{name}: {line}", file=sys.stderr)
         return status
 
     return run
+
+
+def prepare_output():
+    """Let no program end because its output cannot be shown."""
+    if sys.stdout is None:  # as in pythonw
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # such as "±" where there is none

@@ -1,5 +1,7 @@
 """Images and their labels: load and check them."""
 
+from support.errors import UserError
+
 import math
 import zlib
 from pathlib import Path
@@ -7,89 +9,259 @@ from pathlib import Path
 import numpy as np
 
 MNIST = Path(__file__).parent.parent / "data" / "mnist.npz"
-KEYS = {"x_train": "train_images", "y_train": "train_labels"}  # ours, and MedMNIST's
-KEYS |= {"x_test": "test_images", "y_test": "test_labels"}
-SAVE = 'make one: np.savez("mine.npz", x_train=train, x_test=test), images (n, height, width)'
+
+# The arrays of a data file: their names here, and in the files of MedMNIST.
+NAMES = {
+    "x_train": "train_images",
+    "y_train": "train_labels",
+    "x_test": "test_images",
+    "y_test": "test_labels",
+}
+CHANNELS = (1, 3, 4)  # grey, RGB, RGB with alpha
+REMEDY = (
+    'make one: np.savez("mine.npz", x_train=train, x_test=test), '
+    "images (n, height, width) or (n, height, width, channels)"
+)
 
 
 def load(path=MNIST):
-    """Load (x_train, y_train), (x_test, y_test) from an .npz file; ValueError if it is none.
+    """Load images and labels from an .npz file, without running code that is in it.
 
-    Images (n, height, width) or (n, height, width, channels), integers 0...255, floats 0...1 or
-    booleans, become uint8 in grey levels, floats float32; labels (n,) int64, or all `None`.
+    Args:
+        path: a file with the arrays x_train and x_test, perhaps y_train and y_test, as
+            in `check`. MedMNIST's names of them will do.
+
+    Returns:
+        (x_train, y_train), (x_test, y_test), as of `check`.
+
+    Raises:
+        UserError: the file or its arrays cannot be used.
     """
     path = Path(path)
-    if not path.is_file() or path.suffix != ".npz":
-        raise ValueError(f"{path}: {'not an .npz' if path.exists() else 'no such'} file; {SAVE}")
+    if not path.exists():
+        raise UserError(f"{path}: no such file; {REMEDY}")
+    if path.suffix != ".npz":
+        raise UserError(f"{path}: not an .npz file; {REMEDY}")
+    arrays = {}
     try:
-        with np.load(path, allow_pickle=False) as file:  # no code in the file is run
-            found = {key: name for key in KEYS for name in (key, KEYS[key]) if name in file}
-            arrays = {key: file[found[key]] for key in found}
+        with np.load(path, allow_pickle=False) as file:
+            for name, other_name in NAMES.items():
+                if name in file:
+                    arrays[name] = read_array(file, name)
+                elif other_name in file:
+                    arrays[name] = read_array(file, other_name)
     except Exception as error:  # a damaged file fails in many ways
-        raise ValueError(f"{path}: not a readable .npz file ({error}); {SAVE}") from None
-    if not {"x_train", "x_test"} <= set(arrays):
-        raise ValueError(f"{path}: no x_train and x_test, but {', '.join(file.files)}; {SAVE}")
-    x_train, x_test = (grey_levels(arrays[x], f"{path}: {x}") for x in ("x_train", "x_test"))
+        message = f"{path}: not a readable .npz file ({error}); {REMEDY}"
+        raise UserError(message) from None
+    if "x_train" not in arrays or "x_test" not in arrays:
+        found = ", ".join(file.files)
+        raise UserError(f"{path}: no x_train and x_test, but {found}; {REMEDY}")
+    return check(arrays, path)
+
+
+def read_array(file, name):
+    """Read an array of an open .npz file; one of dtype object is not read."""
+    try:
+        return file[name]
+    except ValueError as error:
+        if "Object arrays" not in str(error):
+            raise
+        return np.array(None, dtype="object")  # `check` says that it is of this dtype
+
+
+def check(arrays, source):
+    """Check the arrays of a data set.
+
+    Args:
+        arrays: dict of x_train and x_test, and perhaps y_train and y_test. Images are
+            (n, height, width) or (n, height, width, channels), integers 0...255,
+            floats 0...1 or booleans. Labels are those of `integer_labels`.
+        source: the name of the data set, for messages.
+
+    Returns:
+        (x_train, y_train), (x_test, y_test): images as of `to_grey_levels`; labels
+        int64 (n,), or None.
+
+    Raises:
+        UserError: there are images that cannot be used.
+    """
+    x_train = to_grey_levels(arrays["x_train"], f"{source}: x_train")
+    x_test = to_grey_levels(arrays["x_test"], f"{source}: x_test")
     if x_train.shape[1:] != x_test.shape[1:]:
-        shapes = f"{x_train.shape[1:]} and {x_test.shape[1:]}"
-        raise ValueError(f"{path}: training and test images have different shapes, {shapes}")
-    y_train = labels(arrays.get("y_train"), len(x_train), f"{path}: y_train")
-    return (x_train, y_train), (
-        x_test,
-        labels(arrays.get("y_test"), len(x_test), f"{path}: y_test"),
-    )
+        shapes = f"{x_train.shape} and {x_test.shape}"
+        remedy = "their heights, widths and channels must be the same"
+        if x_train.shape[:-1] == x_test.shape[:-1]:  # such as (28, 28, n)
+            remedy = (
+                "the number of images comes first, x.transpose(2, 0, 1) puts it there"
+            )
+        raise UserError(f"{source}: x_train and x_test have shapes {shapes}: {remedy}")
+    y_train = integer_labels(arrays.get("y_train"), len(x_train), f"{source}: y_train")
+    y_test = integer_labels(arrays.get("y_test"), len(x_test), f"{source}: y_test")
+    return (x_train, y_train), (x_test, y_test)
 
 
-def grey_levels(images, name):
-    """Check an array of images; return it in grey levels, as uint8, or float32 if it has floats."""
-    kind, channels = images.dtype.kind, images.shape[3:]
-    if images.ndim not in (3, 4) or not images.size or channels not in ((), (1,), (3,), (4,)):
-        raise ValueError(f"{name} has shape {images.shape}, no images; {SAVE}, perhaps channels")
+def to_grey_levels(images, name):
+    """Check an array of images, and return it in grey levels 0...255.
+
+    Args:
+        images: array as in `check`.
+        name: its name, for messages.
+
+    Returns:
+        A uint8 array of the same shape, or a float32 array if the images are floats.
+
+    Raises:
+        UserError: the shape or the values are not those of images.
+    """
+    kind = images.dtype.kind
     if kind not in "buif":
-        raise ValueError(f"{name} holds {images.dtype}, no pixel values; {SAVE}")
+        raise UserError(f"{name} is of dtype {images.dtype}, no pixel values; {REMEDY}")
+    check_axes(images.shape, name)
     if kind == "b":
         return images.astype("uint8") * np.uint8(255)
-    white, low, high = 1 if kind == "f" else 255, images.min(), images.max()
-    found = f"{name} has values from {low:g} to {high:g} ({images.dtype}); white is {white}"
-    if not 0 <= low <= high <= white or high <= 0.1 * white:  # also where there is a NaN
-        raise ValueError(f"{found}: rescale it to integers 0...255 or floats 0...1")
-    if high <= 0.5 * white:
-        print(f"{found}: rather dark")
-    return images.astype("float32") * np.float32(255) if white == 1 else images.astype("uint8")
+    white = 1 if kind == "f" else 255
+    low = images.min()
+    high = images.max()
+    in_range = 0 <= low and high <= white  # False if there is a NaN
+    nearly_black = high <= 0.1 * white  # as are 0...1 or 0...16, given as integers
+    if nearly_black or not in_range:
+        raise UserError(
+            f"{name} has values from {low:g} to {high:g} ({images.dtype}); "
+            f"white is {white}: rescale it to integers 0...255 or floats 0...1"
+        )
+    if kind == "f":
+        return images.astype("float32") * np.float32(255)
+    return images.astype("uint8")
 
 
-def labels(values, count, name):
-    """Labels as integers (count,), of (count, 1) or one-hot ones, too; all `None` if unusable."""
-    values = np.full(count, None) if values is None else np.asarray(values)
-    if values.ndim == 2 and len(values) == count and np.all(np.sort(values)[:, -2:] == [0, 1]):
-        values = values.argmax(axis=1)  # one-hot
-    if values.size == count and values.dtype.kind in "buif" and not np.any(values % 1):
-        return values.astype("int64").ravel()
-    if values.dtype.kind != "O":
-        print(f"{name} is left out: {values.dtype} {values.shape} is not an integer an image")
-    return np.full(count, None)
+def check_axes(shape, name):
+    """Raise UserError unless an array of this shape can hold images."""
+    has_channels = len(shape) == 4
+    usable = len(shape) == 3 or (has_channels and shape[3] in CHANNELS)
+    if usable and 0 not in shape:
+        return
+    found = f"{name} has shape {shape}"
+    if has_channels and shape[1] in CHANNELS:
+        remedy = "save x.transpose(0, 2, 3, 1)"
+        raise UserError(f"{found}, but channels come last: {remedy}")
+    if has_channels and shape[2] in CHANNELS:
+        remedy = "save x.transpose(3, 0, 1, 2)"
+        raise UserError(f"{found}, but the number of images comes first: {remedy}")
+    raise UserError(f"{found}, no images; {REMEDY}")
+
+
+def integer_labels(labels, count, name):
+    """Return labels as an int64 array (count,), or None if they cannot be used.
+
+    Args:
+        labels: integers (count,) or (count, 1), one-hot (count, classes), digits as
+            text, or None.
+        count: the number of images.
+        name: their name, for the line that is printed if they cannot be used.
+    """
+    if labels is None:
+        return None
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "buif":
+        try:
+            labels = labels.astype("str").astype("int64")  # digits as text
+        except (TypeError, ValueError):
+            found = f"{name} is left out: it is of dtype {labels.dtype}"
+            print(f"{found}, not integers such as y.astype(int)")
+            return None
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        one_hot = np.sort(labels, axis=1)[:, -2:] == [0, 1]
+        if np.all(one_hot):
+            labels = labels.argmax(axis=1)
+    if labels.shape not in ((count,), (count, 1)):
+        print(f"{name} is left out: it has shape {labels.shape}, for {count} images")
+        return None
+    if np.any(labels % 1):
+        print(f"{name} is left out: its numbers are not integers")
+        return None
+    return labels.astype("int64").reshape(count)
+
+
+def hold_back(images, labels, share):
+    """Split off the last training images, to choose the best epoch by.
+
+    Args:
+        images: array (n, ...).
+        labels: array (n,), or None.
+        share: part of the images that is held back, 0...1; at least one image if > 0.
+
+    Returns:
+        The images to train on, their labels or None, and the images held back.
+
+    Raises:
+        UserError: no image is left to train on.
+    """
+    if not share:
+        return images, labels, images[:0]
+    kept = len(images) - max(1, round(share * len(images)))
+    if not kept:
+        raise UserError(
+            "one training image is too few: it is held back to choose the best epoch"
+        )
+    if labels is None:
+        return images[:kept], None, images[kept:]
+    warn_if_sorted(labels[:kept], labels[kept:])
+    return images[:kept], labels[:kept], images[kept:]
+
+
+def warn_if_sorted(kept, held):
+    """Print a warning if the labels held back (n,) have some that those kept lack."""
+    missing = np.setdiff1d(held, kept).tolist()
+    if missing:
+        print(
+            f"warning: all images of the labels {missing} are held back, none is "
+            "trained on: shuffle images and labels with one permutation, order = "
+            "np.random.permutation(len(x)), x[order], y[order]"
+        )
 
 
 def fingerprint(*arrays):
     """A checksum of some arrays, to tell data sets apart."""
-    return "-".join(f"{zlib.crc32(np.ascontiguousarray(array)):08x}" for array in arrays)
+    checksums = [zlib.crc32(np.ascontiguousarray(array)) for array in arrays]
+    return "-".join(f"{checksum:08x}" for checksum in checksums)
 
 
-def check_even(shape):
-    """Raise ValueError unless images of this shape have a known, even number of values."""
-    if not shape or None in shape:
-        raise ValueError(f"the shape of an image must be known, such as (28, 28), not {shape}")
-    if math.prod(shape) % 2:
-        raise ValueError(
-            f"{' × '.join(map(str, shape))} images have {math.prod(shape)} values; couplings need "
-            "an even number (reversing an odd number leaves even positions even, so the halves "
-            "would not take turns): crop or pad a row"
+def check_even(image_shape):
+    """Raise UserError unless images have a known, even number of values."""
+    if not image_shape or None in image_shape:
+        raise UserError(
+            f"the shape of an image must be known, such as (28, 28), not {image_shape}"
+        )
+    size = math.prod(image_shape)
+    if size % 2:
+        lengths = " × ".join(str(length) for length in image_shape)
+        raise UserError(
+            f"{lengths} images have {size} values; couplings need an even number "
+            "(reversing an odd number leaves even positions even, so the halves would "
+            "not take turns): crop or pad a row"
         )
 
 
-def check_batch(encoder, images):
-    """Images as an array; ValueError if they are not what the encoder was built for."""
-    images, shape = np.asarray(images), ", ".join(map(str, encoder.input_shape[1:]))
-    if images.shape[1:] != encoder.input_shape[1:] or not len(images):
-        raise ValueError(f"this model takes images (n, {shape}), n at least 1, not {images.shape}")
+def check_shape(images, image_shape):
+    """Return images as an array; UserError if they have not the shape a model takes.
+
+    Args:
+        images: array or list (n, *image_shape), n at least 1.
+        image_shape: of one image, that of the model.
+    """
+    images = np.asarray(images)
+    if images.shape[1:] != tuple(image_shape) or not len(images):
+        lengths = ", ".join(str(length) for length in image_shape)
+        raise UserError(
+            f"this model takes images (n, {lengths}), n at least 1, not {images.shape}"
+        )
     return images
+
+
+def check_grey_levels(images):
+    """Raise UserError if an array has floats 0...1: noise would cover such images."""
+    if images.dtype.kind in "bf" and 0 < images.max(initial=0) <= 1:
+        raise UserError(
+            f"images of {images.dtype} up to 1 are not grey levels 0...255: "
+            "multiply them by 255"
+        )

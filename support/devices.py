@@ -5,16 +5,23 @@ import keras
 
 def describe():
     """The backend and its device, such as "jax on cpu:0"."""
-    return f"{keras.backend.backend()} on " + str(keras.ops.zeros(()).device).split("device:")[-1]
+    device = str(keras.ops.zeros(()).device)  # on TensorFlow, "/job:.../device:CPU:0"
+    name = device.split("device:")[-1]
+    return f"{keras.backend.backend()} on {name}"
 
 
 def use_all(*batch_sizes):
-    """Train data-parallel on several devices: on JAX, if every batch divides evenly."""
+    """Train data-parallel on several devices: on JAX, if they divide every batch."""
     backend = keras.backend.backend()
-    devices = [] if backend == "torch" else keras.distribution.list_devices()
-    if len(devices) > 1 and backend == "jax" and not any(n % len(devices) for n in batch_sizes):
-        keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
-    elif len(devices) > 1:
-        print(
-            f"1 of {len(devices)} devices: JAX uses all if they divide {batch_sizes} images evenly"
-        )
+    if backend == "torch":  # where Keras lists no devices
+        return
+    devices = keras.distribution.list_devices()
+    count = len(devices)
+    if count == 1:
+        return
+    even = all(size % count == 0 for size in batch_sizes)
+    if backend == "jax" and even:
+        parallel = keras.distribution.DataParallel(devices=devices)
+        keras.distribution.set_distribution(parallel)
+    else:
+        print(f"1 of {count} devices: JAX uses all if they divide {batch_sizes} evenly")

@@ -1,6 +1,8 @@
 """What the tests share: small networks, real digits, and each backend's autodiff."""
 
-from support import start  # isort: skip  # noqa: F401
+from support import data
+
+import nice
 
 import signal
 
@@ -8,12 +10,10 @@ import keras
 import numpy as np
 import pytest
 
-import nice
-from support import data
+# A shell lets what it runs in the background ignore Ctrl-C; the tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores in the background
-
-SMALL = ["--couplings", "2", "--hidden-layers", "1", "--hidden-units", "32", "--batch-size", "100"]
+SMALL = "--couplings 2 --hidden-layers 1 --hidden-units 32 --batch-size 100".split()
 
 
 @pytest.fixture(scope="session")
@@ -27,8 +27,10 @@ def digits(tmp_path_factory):
 
 
 def train(digits, output, *options, epochs=3):
-    """Run `python nice.py` with a small network, in this process; return its exit status."""
-    return nice.main(["--data", digits, "--output", output, *SMALL, "--epochs", epochs, *options])
+    """Run `python nice.py` with a small network, in this process; return its status."""
+    return nice.main(
+        ["--data", digits, "--output", output, *SMALL, "--epochs", epochs, *options]
+    )
 
 
 @pytest.fixture(scope="session")
@@ -41,12 +43,12 @@ def trained(digits, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def encoder(trained):
-    return nice.load_encoder(trained / "nice.keras")
+    return nice.load(trained / "nice.keras")
 
 
 @pytest.fixture
 def refuse(capsys):
-    """Check that a command line is refused: a status, and one line on stderr with these words."""
+    """Check that a command line is refused: a status, and one line with these words."""
 
     def check(main, arguments, *words, status=2):
         try:
@@ -63,7 +65,7 @@ def refuse(capsys):
 
 
 def jacobian(f, x):
-    """The Jacobian of f at the vector x, shape (D, D), by the backend's own autodiff."""
+    """The Jacobian of f at the vector x, (D, D), by the backend's own autodiff."""
     x = np.asarray(x, "float32")[None]
     match keras.backend.backend():
         case "tensorflow":
@@ -86,11 +88,13 @@ def jacobian(f, x):
 
 
 def randomise(model, seed=0, deviation=0.3):
-    """Give every trainable weight random values, so that nothing is zero by its start."""
+    """Give every trainable weight random values: nothing is zero by its start."""
     rng = np.random.default_rng(seed)
     for weight in model.trainable_weights:
-        speed = 10 if weight.name == "log_s_over_speed" else 1  # of it the layer makes log s
-        weight.assign(rng.normal(0, deviation / speed, weight.shape))
+        values = rng.normal(0, deviation, weight.shape)
+        if weight.name == "log_s_over_multiplier":
+            values /= 10  # else a multiplier of 10 makes s enormous
+        weight.assign(values)
     return model
 
 

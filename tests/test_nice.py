@@ -1,46 +1,55 @@
-"""The library: likelihood, batches, codes, and an encoder as any Keras model."""
+"""The library: a model's methods, batches, and a model as any Keras model."""
+
+from support import data
+
+import nice
+
+import copy
+import pickle
+import threading
 
 import keras
 import numpy as np
 import pytest
 from conftest import numpy, randomise
 
-import layers
-import nice
-import sample
-from support import data
-
 
 def small(shape=(8, 8), **options):
-    return randomise(nice.build_encoder(shape, hidden_layers=1, hidden_units=8, **options))
+    flow = nice.build_encoder(shape, hidden_layers=1, hidden_units=8, **options)
+    return randomise(flow)
 
 
 def noise_images(count, shape=(8, 8)):
     return np.random.default_rng(0).integers(0, 256, (count, *shape), dtype="uint8")
 
 
-# --- Likelihood ------------------------------------------------------------------------------
+# --- Likelihood ----------------------------------------------------------------------
 
 
 def test_an_images_likelihood_does_not_depend_on_its_batch():
-    encoder, images = small(), noise_images(600)
-    nats = nice.log_likelihood(encoder, images, noise=0)
+    model = small()
+    images = noise_images(600)
+    nats = model.log_likelihood(images, noise=0)
     assert nats.shape == (600,)
-    np.testing.assert_allclose(nice.log_likelihood(encoder, images[599:], 0), nats[599:], rtol=1e-5)
+    last = model.log_likelihood(images[599:], noise=0)
+    np.testing.assert_allclose(last, nats[599:], rtol=1e-5)
+    one_batch = numpy(model.log_prob(images[:5]))
+    np.testing.assert_allclose(one_batch, nats[:5], rtol=1e-5)
 
 
 def test_the_noise_of_a_likelihood():
-    encoder, images = small(), noise_images(3)
-    nats = nice.log_likelihood(encoder, images)
-    np.testing.assert_array_equal(nice.log_likelihood(encoder, images, noise=1), nats)
-    assert not np.allclose(nice.log_likelihood(encoder, images, seed=1), nats)
-    assert not np.allclose(nice.log_likelihood(encoder, images, noise=0), nats)
+    model = small()
+    images = noise_images(3)
+    nats = model.log_likelihood(images)
+    np.testing.assert_array_equal(model.log_likelihood(images, noise=1), nats)
+    assert not np.allclose(model.log_likelihood(images, seed=1), nats)
+    assert not np.allclose(model.log_likelihood(images, noise=0), nats)
 
 
 def test_bits_are_those_of_the_papers_nats():
-    encoder = small((28, 28))
-    assert nice.bits_per_dimension(1980.5, encoder) == pytest.approx(4.356, abs=0.001)
-    assert nice.bits_per_dimension(0.0, encoder) == 8
+    model = small((28, 28))
+    assert model.bits_per_dimension(1980.5) == pytest.approx(4.356, abs=0.001)
+    assert model.bits_per_dimension(0.0) == 8
 
 
 @pytest.mark.parametrize(
@@ -52,29 +61,113 @@ def test_bits_are_those_of_the_papers_nats():
     ],
 )
 def test_how_a_likelihood_is_described(options, words, missing):
-    encoder, images = small(**options), noise_images(50)
-    line = nice.describe_likelihood(encoder, images)
-    nats = nice.log_likelihood(encoder, images, options.get("noise") or 1)
+    model = small(**options)
+    images = noise_images(50)
+    line = nice.describe_likelihood(model, images)
+    nats = model.log_likelihood(images, options.get("noise") or 1)
     error = nats.std(ddof=1) / np.sqrt(50)
     assert f"50 test images: {nats.mean():.2f} ± {error:.2f} nats" in line
     assert words in line and missing not in line
-    assert "±" not in nice.describe_likelihood(encoder, images[:1])
+    assert "±" not in nice.describe_likelihood(model, images[:1])
 
 
-@pytest.mark.parametrize("f", [nice.log_likelihood, sample.encode, nice.fit_codes])
-@pytest.mark.parametrize("images", [np.zeros((8, 8)), np.zeros((0, 8, 8)), np.zeros((2, 9, 8))])
-def test_images_of_another_shape_are_refused(f, images):
-    with pytest.raises(ValueError, match=r"takes images \(n, 8, 8\), n at least 1, not"):
-        f(small(), images)
+@pytest.mark.parametrize("method", ["log_likelihood", "encode"])
+@pytest.mark.parametrize(
+    "images", [np.zeros((8, 8)), np.zeros((0, 8, 8)), np.zeros((2, 9, 8))]
+)
+def test_images_of_another_shape_are_refused(method, images):
+    model = small()
+    with pytest.raises(ValueError, match=r"takes images \(n, 8, 8\)"):
+        getattr(model, method)(images)
+    with pytest.raises(ValueError, match=r"takes images \(n, 8, 8\)"):
+        nice.fit_styles(model, images)
+
+
+def test_floats_from_0_to_1_are_refused():
+    """They would be nearly black, and training would learn the noise."""
+    model = small()
+    images = noise_images(20)
+    for call in (nice.Batches, model.log_likelihood, model.encode):
+        with pytest.raises(ValueError, match="multiply"):
+            call(images / 255.0)
+    with pytest.raises(ValueError, match="multiply"):
+        nice.fit_styles(model, images / 255.0)
+    black = np.zeros((2, 8, 8), "float32")
+    assert np.all(np.isfinite(model.log_likelihood(black)))
+    grey = images.astype("float32")
+    np.testing.assert_array_equal(model.encode(grey), model.encode(images))
 
 
 def test_a_list_of_images_will_do():
-    encoder, images = small(), noise_images(3)
-    nats = nice.log_likelihood(encoder, images.tolist())
-    np.testing.assert_array_equal(nats, nice.log_likelihood(encoder, images))
+    model = small()
+    images = noise_images(3)
+    nats = model.log_likelihood(images.tolist())
+    np.testing.assert_array_equal(nats, model.log_likelihood(images))
 
 
-# --- Batches ---------------------------------------------------------------------------------
+# --- Drawing -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    model = small()
+    nice.fit_styles(model, noise_images(1200), np.arange(1200) % 3)
+    return model
+
+
+def test_drawn_images_are_decoded_codes_clipped(fitted):
+    for source in ("fitted", "prior"):
+        z = fitted.sample_codes(20, 0.5, seed=3, source=source)
+        decoded = fitted.decode(z)
+        assert decoded.min() < 0  # else nothing here is clipped
+        drawn = fitted.sample(20, 0.5, seed=3, source=source)
+        assert drawn.dtype == "uint8" and drawn.shape == (20, 8, 8)
+        np.testing.assert_array_equal(drawn, np.clip(decoded, 0, 255).astype("uint8"))
+
+
+def test_what_a_draw_depends_on(fitted):
+    drawn = fitted.sample_codes(8)
+    np.testing.assert_array_equal(drawn, fitted.styles.sample(8, 0.8, 0))
+    for other in ({"temperature": 1.0}, {"seed": 1}, {"source": "prior"}, {"label": 2}):
+        assert not np.array_equal(fitted.sample_codes(8, **other), drawn)
+    prior = fitted.sample_codes(8, source="prior")
+    np.testing.assert_array_equal(prior, fitted.prior.sample(8, 64, 0.8, 0))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"source": "fited"}, "no source 'fited': choose 'fitted' or 'prior'"),
+        ({"label": 1, "source": "prior"}, "the prior knows no labels"),
+        ({"label": 7}, "no label 7: the model has 0, 1, 2"),
+        ({"label": "2"}, "label '2' is a str"),
+        ({"label": True}, "label True is a bool"),
+        ({"label": 2.0}, "label 2.0 is a float"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(options, words, fitted):
+    with pytest.raises(ValueError, match=words):
+        fitted.sample(2, **options)
+
+
+def test_a_model_without_styles_or_labels_says_so():
+    model = small()
+    with pytest.raises(ValueError, match="no styles are fitted"):
+        model.sample(1)
+    assert model.sample(2, source="prior").shape == (2, 8, 8)
+    nice.fit_styles(model, noise_images(30))
+    assert model.sample(2).shape == (2, 8, 8)
+    with pytest.raises(ValueError, match="trained without labels"):
+        model.sample(1, label=1)
+
+
+def test_no_images_at_all(fitted):
+    for source in ("fitted", "prior"):
+        assert fitted.sample(0, source=source).shape == (0, 8, 8)
+    assert fitted.sample(0, label=1).shape == (0, 8, 8)
+
+
+# --- Batches -------------------------------------------------------------------------
 
 
 def contents(batches):
@@ -85,21 +178,36 @@ def test_order_and_noise_depend_only_on_seed_epoch_and_batch():
     images = np.arange(0, 250, dtype="uint8").reshape(250, 1, 1)
     batches = nice.Batches(images, 100, seed=3)
     first = contents(batches)
-    assert first.dtype == "float32" and first.shape == (200, 1, 1)  # the tail is dropped
+    assert first.dtype == "float32" and first.shape == (200, 1, 1)  # no smaller batch
     order = np.floor(first).astype(int).ravel()
     assert len(set(order)) == 200 and np.any(np.diff(order) < 0)
     u = first.ravel() - order
-    assert u.min() >= 0 and u.max() <= 1 and abs(u.mean() - 0.5) < 0.1 and len(set(u)) > 190
-    batches.epoch = 1
+    assert u.min() >= 0 and u.max() <= 1
+    assert abs(u.mean() - 0.5) < 0.1 and len(set(u)) > 190
+    batches.start_epoch(1)
     second = contents(batches)
     assert not np.array_equal(np.floor(second).ravel(), order)
     assert not np.allclose(second % 1, first % 1, atol=0.01)
     again = nice.Batches(images, 100, seed=3)
-    again.epoch = 1
+    again.start_epoch(1)
     np.testing.assert_array_equal(contents(again), second)  # whatever was read before
-    batches.epoch = 0
+    batches.start_epoch(0)
     np.testing.assert_array_equal(batches[1][0], first[100:])
     assert not np.array_equal(contents(nice.Batches(images, 100, seed=4)), first)
+
+
+def test_the_order_of_an_epoch_is_drawn_once(monkeypatch):
+    images = noise_images(500)
+    drawn = []
+    default_rng = np.random.default_rng
+
+    def count(seed):
+        drawn.append(seed)
+        return default_rng(seed)
+
+    monkeypatch.setattr(np.random, "default_rng", count)
+    contents(nice.Batches(images, 100, seed=3))
+    assert drawn == [[3, 0], [3, 0, 1], [3, 0, 2], [3, 0, 3], [3, 0, 4], [3, 0, 5]]
 
 
 def test_to_measure_all_images_come_in_order():
@@ -115,156 +223,224 @@ def test_to_measure_all_images_come_in_order():
 
 def test_what_fit_is_fed_are_the_batches():
     batches = nice.Batches(noise_images(250), 100)
-    batches.epoch = 2
+    batches.start_epoch(2)
     expected = [batches[0][0], batches[1][0]]
-    fed = [numpy(x) for x, *_ in batches.feed()] if keras.backend.backend() == "tensorflow" else []
-    fed = fed or [x for (x,) in (batches.feed()[i] for i in range(2))]
+    feed = batches.feed()
+    if keras.backend.backend() == "tensorflow":
+        fed = [numpy(x) for (x,) in feed]
+    else:
+        fed = [feed[i][0] for i in range(2)]
     np.testing.assert_array_equal(fed, expected)
 
 
-# --- Plain Keras -----------------------------------------------------------------------------
+# --- Plain Keras ---------------------------------------------------------------------
 
 
 def test_plain_keras_works(tmp_path):
-    encoder, images = small(), noise_images(200)
+    model = small()
+    images = noise_images(200)
     batches = nice.Batches(images, 50)
-    encoder.compile("adam")
-    history = encoder.fit(batches, epochs=3, verbose=0).history["loss"]
-    assert history[2] < history[0] and batches.epoch >= 3  # each epoch had its own noise
-    encoder.save(tmp_path / "mine.keras")
-    loaded = nice.load_encoder(tmp_path / "mine.keras")
-    np.testing.assert_array_equal(
-        nice.log_likelihood(loaded, images), nice.log_likelihood(encoder, images)
-    )
-    cloned = keras.models.clone_model(encoder)
-    cloned.set_weights(encoder.get_weights())
-    z = sample.encode(cloned, images)
-    np.testing.assert_allclose(sample.decode(cloned, z), images, atol=0.01)
+    model.compile("adam")
+    losses = model.fit(batches, epochs=3, verbose=0).history["loss"]
+    assert losses[2] < losses[0] and batches.epoch >= 3  # each epoch had its own noise
+    model.save(tmp_path / "mine.keras")
+    nats = model.log_likelihood(images)
+    loaded = nice.load(tmp_path / "mine.keras")
+    np.testing.assert_array_equal(loaded.log_likelihood(images), nats)
+    loaded = keras.saving.load_model(tmp_path / "mine.keras")  # with its optimiser
+    same = nice.Batches(images, 50, shuffle=False)
+    loss = model.evaluate(same, verbose=0)
+    assert loaded.evaluate(same, verbose=0) == pytest.approx(loss, rel=1e-5)
+    model.save_weights(tmp_path / "mine.weights.h5")
+    other = nice.Flow.from_config(model.get_config())
+    other.load_weights(tmp_path / "mine.weights.h5")
+    np.testing.assert_array_equal(other.log_likelihood(images), nats)
+
+
+def test_a_regulariser_of_a_step_counts():
+    model = small()
+    model.compile("adam")
+    batches = nice.Batches(noise_images(50), 50, shuffle=False)
+    before = model.evaluate(batches, verbose=0)
+    kernel = model.steps[0].m.layers[0].kernel
+    kernel.regularizer = keras.regularizers.L2(1.0)
+    penalty = np.sum(numpy(kernel) ** 2)
+    model.compile("adam")  # or TensorFlow would go on with the old graph
+    after = model.evaluate(batches, verbose=0)
+    assert after == pytest.approx(before + penalty, rel=1e-4)
+
+
+def test_models_can_be_pickled_and_copied(fitted):
+    images = noise_images(3)
+    for again in (pickle.loads(pickle.dumps(fitted)), copy.deepcopy(fitted)):
+        nats = fitted.log_likelihood(images)
+        np.testing.assert_array_equal(again.log_likelihood(images), nats)
+        drawn = fitted.sample(3, label=1)
+        np.testing.assert_array_equal(again.sample(3, label=1), drawn)
+
+
+def test_four_threads_may_use_one_model(fitted):
+    """As a web server does."""
+    images = noise_images(40)
+    expected = fitted.encode(images)
+    nats = fitted.log_likelihood(images)
+    drawn = fitted.sample(10)
+    errors = []
+
+    def work():
+        try:
+            for _ in range(5):
+                np.testing.assert_allclose(fitted.encode(images), expected, rtol=1e-5)
+                np.testing.assert_allclose(fitted.log_likelihood(images), nats)
+                np.testing.assert_array_equal(fitted.sample(10), drawn)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    np.testing.assert_allclose(fitted.encode(images), expected, rtol=1e-5)
+
+
+def test_draws_do_not_fill_the_memory(fitted):
+    """300 of them, by the resident size."""
+    resource = pytest.importorskip("resource")
+    pages = resource.getpagesize()
+
+    def resident():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * pages
+
+    try:
+        resident()
+    except FileNotFoundError:
+        pytest.skip("the resident size is read from /proc")
+    for seed in range(20):
+        fitted.sample(4, seed=seed)
+    before = resident()
+    for seed in range(300):
+        fitted.sample(4, seed=seed)
+    assert resident() - before < 10e6
+
+
+def test_two_models_have_weights_of_the_same_names():
+    names = []
+    for model in (small(), small()):
+        if keras.backend.backend() == "torch":
+            names.append(list(model.state_dict()))
+        else:
+            names.append([weight.path for weight in model.weights])
+    assert names[0] == names[1]
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX")
+def test_jax_functions_take_a_model():
+    import jax
+
+    model = small()
+    images = noise_images(3).astype("float32")
+    nats = numpy(model.log_prob(images))
+    np.testing.assert_allclose(jax.jit(model.log_prob)(images), nats, rtol=1e-4)
+    gradient = jax.grad(lambda x: model.log_prob(x).sum())(images)
+    assert gradient.shape == images.shape and np.all(np.isfinite(gradient))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="of PyTorch")
+def test_torch_compiles_a_model():
+    import torch
+
+    model = small()
+    images = torch.tensor(noise_images(3).astype("float32"))
+    compiled = torch.compile(model.log_prob, backend="eager")
+    nats = numpy(model.log_prob(images))
+    np.testing.assert_allclose(numpy(compiled(images)), nats, rtol=1e-4)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of TensorFlow")
+def test_a_mirrored_strategy_trains_a_model():
+    import tensorflow as tf
+
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        model = small()
+        model.compile("adam")
+    losses = model.fit(nice.Batches(noise_images(100), 50), epochs=2, verbose=0)
+    assert losses.history["loss"][1] < losses.history["loss"][0]
 
 
 def test_train_from_python(tmp_path, monkeypatch):
-    """Into a folder named by a string; a loaded encoder goes on from where it is."""
+    """Into a folder named by a string; a loaded model goes on from where it is."""
     images = noise_images(200)
-    batches, held = nice.Batches(images, 50), nice.Batches(images[:50], 50, shuffle=False)
-    read, epochs = nice.Batches.__getitem__, []
-    monkeypatch.setattr(
-        nice.Batches, "__getitem__", lambda self, i: epochs.append(self.epoch) or read(self, i)
-    )
-    checkpoint = nice.train(small(), batches, held, nice.Recipe(epochs=2), str(tmp_path / "a"))
-    assert [row["epoch"] for row in checkpoint.history] == [1, 2]
+    batches = nice.Batches(images, 50)
+    held = nice.Batches(images[:50], 50, shuffle=False)
+    epochs = []
+    read = nice.Batches.__getitem__
+
+    def note(self, i):
+        epochs.append(self.epoch)
+        return read(self, i)
+
+    monkeypatch.setattr(nice.Batches, "__getitem__", note)
+    recipe = nice.Recipe(epochs=2)
+    history = nice.train(small(), batches, held, recipe, str(tmp_path / "a"))
+    assert [row["epoch"] for row in history] == [1, 2]
     assert set(epochs) == {0, 1}  # each epoch has its own order and noise
-    loaded = nice.load_encoder(tmp_path / "a" / "nice.keras")
-    loss = checkpoint.history[-1]["val_loss"]
+    loaded = nice.load(tmp_path / "a" / "nice.keras")
     recipe = nice.Recipe(epochs=1, learning_rate=0.0)
-    checkpoint = nice.train(loaded, batches, held, recipe, str(tmp_path / "b"))
-    assert checkpoint.history[0]["val_loss"] == pytest.approx(loss, rel=1e-5)
+    again = nice.train(loaded, batches, held, recipe, str(tmp_path / "b"))
+    loss = history[-1]["val_loss"]
+    assert again[0]["val_loss"] == pytest.approx(loss, rel=1e-5)
 
 
-@pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras exports no SavedModel there")
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="no SavedModel there")
 def test_encoder_and_decoder_can_be_exported(tmp_path):
     tf = pytest.importorskip("tensorflow")
-    encoder, images = small(), noise_images(4).astype("float32")
-    decoder = nice.build_decoder(encoder)
-    encoder.export(tmp_path / "encoder", verbose=False)
-    decoder.export(tmp_path / "decoder", verbose=False)
-    f, g = (tf.saved_model.load(tmp_path / name) for name in ("encoder", "decoder"))
-    z = f.serve(images)
-    np.testing.assert_allclose(z, sample.encode(encoder, images), rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(g.serve(z), images, atol=0.01)
+    model = small()
+    images = noise_images(4).astype("float32")
+    model.export(tmp_path / "encoder", verbose=False)
+    model.decoder.export(tmp_path / "decoder", verbose=False)
+    encoder = tf.saved_model.load(tmp_path / "encoder")
+    decoder = tf.saved_model.load(tmp_path / "decoder")
+    z, log_det = encoder.serve(images)
+    np.testing.assert_allclose(z, model.encode(images), rtol=1e-3, atol=1e-4)
+    assert log_det.shape == (4,)
+    np.testing.assert_allclose(decoder.serve(z), images, atol=0.01)
 
 
-# --- Codes -----------------------------------------------------------------------------------
+# --- Styles of codes -----------------------------------------------------------------
 
 
-def clusters(count=4000):
-    """Points with two labels, of two clusters each, spread in few directions."""
-    rng = np.random.default_rng(0)
-    cluster = rng.integers(4, size=count)
-    means, axes = rng.normal(0, 10, (4, 12)), rng.normal(0, 1, (4, 3, 12))
-    z = means[cluster] + np.einsum("ni,nij->nj", rng.normal(size=(count, 3)), axes[cluster])
-    return z.astype("float32"), cluster // 2, cluster
-
-
-def test_a_sampler_finds_each_labels_styles():
-    z, labels, cluster = clusters()
-    sampler = layers.CodeSampler.fit(z, labels, np.ones(12), styles=2, rank=3)
-    assert sampler.labels == [0, 0, 1, 1]
-    assert numpy(sampler.shares).sum() == pytest.approx(1)
-    drawn = sampler.sample(8000, label=1)
-    assert drawn.dtype == "float32" and drawn.shape == (8000, 12)
-    real = z[labels == 1]
-    np.testing.assert_allclose(drawn.mean(axis=0), real.mean(axis=0), atol=0.5)
-    np.testing.assert_allclose(np.cov(drawn.T), np.cov(real.T), atol=0.08 * np.cov(real.T).max())
-    cold = sampler.sample(50, temperature=0.0)
-    centres = np.stack([z[cluster == k].mean(axis=0) for k in range(4)])
-    far = np.linalg.norm(cold[:, None] - centres, axis=2).min(axis=1)
-    assert far.max() < 0.01  # at temperature 0 codes lie at the means
-    np.testing.assert_array_equal(sampler.sample(9, seed=1), sampler.sample(9, seed=1))
-    with pytest.raises(ValueError, match=r"no label 7: the model has \[0, 1\]"):
-        sampler.sample(1, label=7)
-
-
-def test_a_sampler_measures_in_the_units_of_x():
-    """A dimension that is only noise, stretched by the scaling, does not decide the styles."""
-    rng = np.random.default_rng(0)
-    h = np.stack([rng.integers(2, size=500) - 0.5, 1e-3 * rng.normal(size=500)], axis=1)
-    sigma = np.array([1.0, 1e-5])
-    sampler = layers.CodeSampler.fit(h / sigma, np.zeros(500), sigma, styles=2, rank=1)
-    np.testing.assert_allclose(sorted(numpy(sampler.means)[:, 0]), [-0.5, 0.5], atol=0.01)
-
-
-def test_axes_are_the_principal_directions():
-    rows = clusters()[0]
-    found = layers.principal_axes(rows, 5, np.random.default_rng(0))
-    variances, directions = np.linalg.eigh(np.cov(rows.T, bias=True))
-    np.testing.assert_allclose(np.sum(found**2, axis=1)[:3], variances[::-1][:3], rtol=0.02)
-    assert abs(found[0] @ directions[:, -1]) == pytest.approx(variances[-1] ** 0.5, rel=0.01)
-
-
-def test_fit_codes_with_and_without_labels(capsys):
-    encoder, images = small(), noise_images(1200)
-    one_hot = np.eye(3)[np.arange(1200) % 3]
-    for labels in (np.arange(1200) % 3, one_hot, (np.arange(1200) % 3)[:, None]):
-        fitted = nice.fit_codes(encoder, images, labels)
-        assert set(fitted.get_layer("sampler").labels) == {0, 1, 2}
-    assert sample.draw(fitted, 5, label=2).dtype == "uint8"
-    np.testing.assert_array_equal(
-        nice.log_likelihood(fitted, images), nice.log_likelihood(encoder, images)
-    )
+def test_fit_styles_with_and_without_labels(capsys):
+    model = small()
+    images = noise_images(1200)
+    nats = model.log_likelihood(images)
+    numbers = np.arange(1200) % 3
+    for labels in (numbers, np.eye(3)[numbers], numbers[:, None]):
+        nice.fit_styles(model, images, labels)
+        assert model.styles.labels == [0, 1, 2]
+    assert model.sample(5, label=2).dtype == "uint8"
+    np.testing.assert_array_equal(model.log_likelihood(images), nats)
     capsys.readouterr()
     for labels in (None, np.array(["a"] * 1200), np.full(1200, 0.5)):
-        fitted = nice.fit_codes(encoder, images, labels)
-        assert set(fitted.get_layer("sampler").labels) == {None}
+        nice.fit_styles(model, images, labels)
+        assert model.styles.mean_labels is None
         assert "without labels" in capsys.readouterr().out
-    again = nice.fit_codes(fitted, images)  # in place of the first
-    assert [layer.name for layer in again.layers].count("sampler") == 1
-
-
-@pytest.mark.parametrize("labels", [10, 300])
-def test_a_sampler_of_mnist_takes_8_mb_and_no_more_with_many_labels(labels, monkeypatch):
-    encoder = small((28, 28))
-    images = np.zeros((40_000, 28, 28), "uint8")
-    asked = []
-    monkeypatch.setattr(nice, "Batches", lambda images, *_, **__: [(images[:1],)])
-    monkeypatch.setattr(layers.CodeSampler, "fit", lambda *arguments: asked.append(arguments))
-    with pytest.raises(TypeError):
-        nice.fit_codes(encoder, images, np.arange(40_000) % labels)
-    _, chosen, _, styles, rank = asked[0]
-    assert len(chosen) * 784 * 4 <= 125_500_000
-    assert styles * labels * (rank + 1) * 784 * 4 <= 8_000_000
-    assert (styles, rank) == ((10, 24) if labels == 10 else (1, 7))
 
 
 def test_few_images_have_codes_too():
-    encoder = small()
+    model = small()
     for count in (1, 2, 30):
-        fitted = nice.fit_codes(encoder, noise_images(count), np.arange(count) % 2)
-        assert np.all(np.isfinite(sample.draw(fitted, 3)))
+        nice.fit_styles(model, noise_images(count), np.arange(count) % 2)
+        assert np.all(np.isfinite(model.sample_codes(3)))
 
 
 def test_repeated_images_have_codes_too():
-    images = np.repeat(noise_images(2), 300, axis=0)
-    assert np.all(np.isfinite(nice.fit_codes(small(), images).get_layer("sampler").sample(9)))
+    model = small()
+    nice.fit_styles(model, np.repeat(noise_images(2), 300, axis=0))
+    assert np.all(np.isfinite(model.sample_codes(9)))
 
 
 def test_real_mnist():

@@ -1,12 +1,12 @@
-"""The pages: what they name exists, and both languages say the same where it can be compared."""
+"""The pages: what they name exists, and both languages have the same figures."""
+
+import nice
+import sample
 
 import re
 from pathlib import Path
 
 import pytest
-
-import nice
-import sample
 
 ROOT = Path(nice.__file__).parent
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "docs" / "README.zh.md"
@@ -15,7 +15,9 @@ PAGES = [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")]
 
 def commands(text):
     """The lines of all blocks of code, without comments."""
-    lines = [block.splitlines() for block in re.findall(r"```\w+\n(.*?)```", text, re.S)]
+    lines = [
+        block.splitlines() for block in re.findall(r"```\w+\n(.*?)```", text, re.S)
+    ]
     return [line.split("#")[0].strip() for block in lines for line in block]
 
 
@@ -38,13 +40,17 @@ def figures(text):
 
 @pytest.mark.parametrize("part", [commands, images, formulas, figures])
 def test_both_languages_agree(part):
-    english, chinese = (part(path.read_text(encoding="utf-8")) for path in (ENGLISH, CHINESE))
+    english, chinese = (
+        part(path.read_text(encoding="utf-8")) for path in (ENGLISH, CHINESE)
+    )
     assert english and chinese == english
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_a_page_links_to_exists(path):
-    links = re.findall(r"\]\(([^)]+)\)|src=\"([^\"]+)\"", path.read_text(encoding="utf-8"))
+    links = re.findall(
+        r"\]\(([^)]+)\)|src=\"([^\"]+)\"", path.read_text(encoding="utf-8")
+    )
     for link in [a or b for a, b in links if not (a or b).startswith("http")]:
         file, _, anchor = link.partition("#")
         target = path.parent / file if file else path
@@ -67,6 +73,8 @@ def test_the_first_python_of_the_page_runs(trained, monkeypatch, tmp_path):
     text = ENGLISH.read_text(encoding="utf-8")
     code = re.search(r"```python\n(.*?)```", text, re.S)[1]
     (tmp_path / "output").mkdir()
-    (tmp_path / "output" / "nice.keras").write_bytes((trained / "nice.keras").read_bytes())
+    (tmp_path / "output" / "nice.keras").write_bytes(
+        (trained / "nice.keras").read_bytes()
+    )
     monkeypatch.chdir(tmp_path)
     exec(code, {})

@@ -1,16 +1,17 @@
-"""The notebook docs/tour.ipynb: does its code still fit the modules, are its outputs there?"""
+"""The notebook docs/tour.ipynb: its code fits the modules, its outputs are there."""
 
 import nice  # isort: skip  (first: it sets up the backends)
+from support import data, pictures
+
+import layers
+import sample
+from examples import plane
+
 import ast
 import inspect
 import json
 import re
 from pathlib import Path
-
-import layers
-import sample
-from examples import plane
-from support import data, pictures
 
 PATH = Path(__file__).parent.parent / "docs" / "tour.ipynb"
 CELLS = json.loads(PATH.read_text("utf-8"))["cells"]
@@ -34,15 +35,22 @@ def test_outputs():
 
 
 def test_names_and_arguments():
-    """What the code, also that of the answers, uses of the modules exists and takes this."""
+    """What the code and the answers use of the modules exists and takes this."""
     blocks = ["".join(cell["source"]) for cell in CODE]
     text = ["".join(cell["source"]) for cell in CELLS if cell not in CODE]
     answers = re.findall("```python\n(.*?)```", "\n".join(text), re.DOTALL)
     assert len(answers) == 2
-    for node in [node for block in blocks + answers for node in ast.walk(ast.parse(block))]:
+    for node in [
+        node for block in blocks + answers for node in ast.walk(ast.parse(block))
+    ]:
         function = node.func if isinstance(node, ast.Call) else node
-        if isinstance(function, ast.Attribute) and getattr(function.value, "id", 0) in MODULES:
+        if (
+            isinstance(function, ast.Attribute)
+            and getattr(function.value, "id", 0) in MODULES
+        ):
             used = getattr(MODULES[function.value.id], function.attr)
             if function is not node:
-                names = {argument.arg: None for argument in node.keywords if argument.arg}
+                names = {
+                    argument.arg: None for argument in node.keywords if argument.arg
+                }
                 inspect.signature(used).bind(*node.args, **names)
