@@ -496,13 +496,14 @@ def fit_styles(model, images, labels=None):
     """
     images = data.check_shape(images, model.image_shape)
     labels = data.integer_labels(labels, len(images), "labels")
-    chosen = np.random.default_rng(0).permutation(len(images))[: styles.MOST_IMAGES]
-    if labels is None:
-        print(f"encoding {len(chosen):,} training images without labels", flush=True)
-    else:
-        print(f"encoding {len(chosen):,} training images with labels", flush=True)
+    chosen = styles.images_to_fit(len(images), model.size)
+    known = "without labels"
+    if labels is not None:
+        known = "with labels"
         labels = labels[chosen]
+    print(f"encoding {len(chosen):,} training images {known}", flush=True)
     z = model.encode(images[chosen], model.noise)
+    print("fitting styles to their codes, to draw codes like theirs", flush=True)
     model.styles = styles.fit(z, labels, model.sigma)
 
 

@@ -75,20 +75,20 @@ def plot_interpolate(model, images, rows=8, columns=11, seed=0):
 
 
 def plot_traverse(model, images, rows=3, columns=9, seed=0):
-    """Test images, moved along the first three axes of their style.
+    """Test images, moved along the first three axes of their label.
 
     Each is moved by up to three deviations either way, and stands in the middle itself.
+    Its label is that of the mean which is nearest to its code.
     """
     if model.styles is None:
         raise UserError("no styles are fitted to this model's codes yet")
     amounts = np.linspace(-3, 3, columns, dtype="float32")
+    codes = model.encode(choose(images, rows, seed))
+    nearest = model.styles.nearest(codes, model.sigma)
     lines = []
     names = []
-    for z in model.encode(choose(images, rows, seed)):
-        # The style whose mean is nearest, in units of x.
-        distances = np.sum((model.sigma * (model.styles.means - z)) ** 2, axis=1)
-        axes = model.styles.axes[np.argmin(distances)][:3]
-        for number, axis in enumerate(axes, 1):
+    for z, mean in zip(codes, nearest, strict=True):
+        for number, axis in enumerate(model.styles.axes_of(mean)[:3], 1):
             lines.append(z + amounts[:, None] * axis)
             names.append(f"axis {number}")
     columns = [f"{amount:+.1f}" for amount in amounts]
