@@ -1,7 +1,10 @@
 """The layers of NICE: the steps of the flow, their inverse, and the priors.
 
 A flow is a chain of invertible steps. It turns an image x into a code z = f(x) that
-follows a simple density, the prior. Equation numbers are the README's.
+follows a simple density, the prior.
+
+The *paper* is NICE's own (arXiv 1410.8516). The *article* is Su Jianlin's on it, whose
+network and signs stand here (README, "References"). Equation numbers are the README's.
 
 x, h, y and z are tensors (batch, D), and densities are in nats. All tensors are
 computed with `keras.ops`, so the layers run on TensorFlow, JAX and PyTorch.
@@ -28,22 +31,25 @@ class FlowLayer(keras.Layer):
 
 @keras.saving.register_keras_serializable("nice")
 class AdditiveCoupling(FlowLayer):
-    """Shift one half of the dimensions by a network `m` of the other half (D is even).
+    """Shift one half of the dimensions by a network `m` of the other half.
 
-    The input is reversed and split into even positions x1 and odd positions x2. Then
+    The input is reversed. Its even positions are then x1, its odd positions x2, and
 
         call:       h1 = x1,  h2 = x2 - m(x1)     (eq. 9)
         inverse:    x1 = h1,  x2 = h2 + m(h1)     (eq. 7)
 
-    Without the reversal the same half would pass through every coupling unchanged
-    (eq. 13). Both directions give `m` the half that passed unchanged. So `m` is never
-    inverted, and may be any network.
+    h1 and h2 take the even and odd positions of the output. `inverse` undoes the
+    reversal last. Both directions give `m` the half that passed unchanged. So `m` is
+    never inverted, and may be any network.
 
-    Write x1 before x2, and h1 before h2. In that order the Jacobian is triangular with
-    ones on its diagonal, so log |det| = 0 (eq. 8).
+    Without the reversal the same half would pass through every coupling unchanged
+    (eq. 13). It swaps even and odd positions only if D is even, so D must be.
+
+    With respect to (x1, x2) the Jacobian of (h1, h2) is triangular, and its diagonal is
+    ones. Reversing and interleaving permute values. So log |det| = 0 (eq. 8).
 
     The encoder subtracts and the decoder adds, the reverse of the paper. If `m` ends in
-    a ReLU, the decoder leans towards positive values, as pixels are.
+    a ReLU, each step of the decoder only adds, and pixels are positive.
 
     Args:
         hidden_layers: number of hidden layers of `m`.
@@ -74,7 +80,7 @@ class AdditiveCoupling(FlowLayer):
         x1 = x[:, 0::2]
         x2 = x[:, 1::2]
         h = interleave(x1, x2 - self.m(x1))
-        log_det = ops.zeros_like(x[:, 0])
+        log_det = ops.zeros_like(x[:, 0])  # (batch,)
         return h, log_det
 
     def inverse(self, h):
@@ -110,8 +116,9 @@ class DiagonalScaling(FlowLayer):
 
     Args:
         learning_rate_multiplier: factor by which log s learns faster than the other
-            weights. Adam moves every weight by about one learning rate a step, and
-            log s has far to go. The trained weight is log s / learning_rate_multiplier.
+            weights. Adam moves each weight by about one learning rate a step, and log s
+            goes from 0 to some 7 where a pixel is always black. So the trained weight
+            is log s / learning_rate_multiplier, and log s moves that much further.
     """
 
     def __init__(self, learning_rate_multiplier=1.0, **kwargs):
@@ -151,9 +158,8 @@ class DiagonalScaling(FlowLayer):
 class Inverse(keras.layers.Wrapper):
     """Run a step backwards: `call` is that step's `inverse`. It adds no weights.
 
-    A decoder made of these follows training, because a layer reads its weights each
-    time it is called. An exp(-log s) computed outside a layer would stay in the decoder
-    as a constant.
+    A layer reads its weights each time it is called. So a decoder made of these follows
+    training.
     """
 
     def call(self, y):

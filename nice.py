@@ -7,12 +7,11 @@ exact density of an image,
     log q(x) = log prior(f(x)) + log |det df/dx|     (eq. 6).
 
 Training maximises it. Run backwards, f turns random codes into new images. Equation
-numbers are the README's.
+numbers are the README's, and so is what "the article" means.
 """
 
 # `support` comes first: it sets up the backends before Keras starts them.
-from support import command_line, data, devices, files, styles
-from support.checkpoint import Checkpoint, best_epoch, finish
+from support import checkpoint, command_line, data, devices, files, styles
 from support.errors import UserError
 
 import layers
@@ -41,14 +40,16 @@ class Flow(keras.Model):
     and log |det dz/dx| (batch,), where x = grey level / levels. `decoder` is the
     inverse model, with the same weights: z -> images in grey levels, not clipped.
 
-    Compile it with an optimiser and nothing else: it has its own loss. To copy it, use
-    `Flow.from_config(model.get_config())`; `keras.models.clone_model` forgets the loss.
+    It is a functional Keras model: `summary` and `save` see its steps. Compile it with
+    an optimiser and nothing else, as it has its own loss. `copy.deepcopy` copies it,
+    `keras.models.clone_model` would forget the loss.
 
     Args:
         image_shape: of one image, such as (28, 28) or (32, 32, 3).
         steps: a list of `layers.FlowLayer`, in the encoder's order.
         prior: "gaussian" or "logistic".
-        levels: 256 leave room above white for noise one level wide; 255 make white 1.
+        levels: what grey levels are divided by: 256, which leaves room above white for
+            noise one level wide, or 255, which makes white 1.
         noise: width, in grey levels, of the noise that training adds. It is kept here
             because likelihoods are measured under the same noise.
 
@@ -66,8 +67,8 @@ class Flow(keras.Model):
         z = keras.layers.Rescaling(1 / levels, name="units")(z)
         log_det = 0.0
         for step in steps:
-            z, change = step(z)
-            log_det = log_det + change  # log-determinants add up (eqs. 10-12)
+            z, step_log_det = step(z)
+            log_det = log_det + step_log_det  # (eqs. 10-12)
         super().__init__(image, [z, log_det], **kwargs)
         self.image_shape = tuple(image_shape)
         self.size = size
@@ -76,19 +77,19 @@ class Flow(keras.Model):
         self.prior = layers.PRIORS[prior]()
         self.levels = levels
         self.noise = noise
-        self.styles = None  # where the codes of images are: `fit_styles`
+        self.styles = None  # a mixture fitted to codes: see `fit_styles`
         self.decoder = build_decoder(self)
 
     # Density, loss and sampling.
 
-    def density(self, z, log_det):
+    def log_density(self, z, log_det):
         """log q(x) of images with these codes and log-determinants, in nats (eq. 6)."""
         return self.prior.log_prob(z) + log_det
 
     def log_prob(self, images):
         """log q(x) of a batch of images as they are: a tensor (batch,) of nats."""
         z, log_det = self(images)
-        return self.density(z, log_det)
+        return self.log_density(z, log_det)
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
@@ -96,13 +97,13 @@ class Flow(keras.Model):
         """The loss that `fit` minimises: the mean of -log q(x), in nats."""
         z, log_det = y_pred
         regularisation = sum(self.losses)  # 0, unless a step asks for some
-        return -ops.mean(self.density(z, log_det)) + regularisation
+        return -ops.mean(self.log_density(z, log_det)) + regularisation
 
     def sample(self, count, temperature=0.8, seed=0, label=None, source="fitted"):
-        """Draw new images.
+        """Draw new images, by default from the styles, not from the prior.
 
-        Decoded values may leave 0...255, and are clipped. They lie between the levels,
-        as noise does, and are rounded down.
+        Decoded values may leave 0...255, and are clipped. A model trained with noise
+        makes pixels that lie above their level, as noise does, so all are rounded down.
 
         Args:
             count: number of images.
@@ -110,8 +111,9 @@ class Flow(keras.Model):
                 changes what is drawn, never the model.
             seed: of the random numbers.
             label: draw images of this label only, such as the digit 7.
-            source: "fitted" draws codes like those of training images, "prior" draws
-                them from the prior.
+            source: "prior" draws codes from the prior, as the article does. "fitted"
+                draws them from `styles`, which `fit_styles` has fitted to the codes of
+                training images: better digits, but no longer the flow's own density.
 
         Returns:
             A uint8 array (count, *image_shape).
@@ -137,16 +139,17 @@ class Flow(keras.Model):
             )
         return self.styles.sample(count, temperature, seed, label)
 
-    # The same for any number of images, as NumPy arrays.
+    # For any number of images, as NumPy arrays.
 
     def log_likelihood(self, images, noise=None, seed=0):
         """The exact log q(x) of each image, with all its constants (eq. 6).
 
         Args:
             images: array (n, *image_shape), in grey levels.
-            noise: width of the noise to add, in grey levels; by default that of
-                training, as a density means something only for images like those. Use 0
-                for images that the model itself has drawn and nobody has rounded.
+            noise: width of the noise to add, in grey levels. By default it is that of
+                training, or one level for a model trained without any: a density means
+                nothing on grey levels alone. Use 0 for images that the model itself has
+                decoded and nobody has rounded.
             seed: of the noise.
 
         Returns:
@@ -156,43 +159,50 @@ class Flow(keras.Model):
             UserError: the images have another shape, or are not in grey levels.
         """
         if noise is None:
-            noise = self.noise
+            noise = self.noise or 1.0
         nats = []
-        for (x,) in self.batches(images, noise, seed):
-            nats.append(ops.convert_to_numpy(self.log_prob(x)))
+        for batch in self.in_batches(images, noise, seed):
+            nats.append(ops.convert_to_numpy(self.log_prob(batch)))
         return np.concatenate(nats)
 
-    @property
-    def sigma(self):
-        """The width of each dimension before the scaling, in units of x: (D,)."""
-        last = self.steps[-1]
-        if isinstance(last, layers.DiagonalScaling):
-            return last.sigma
-        return np.ones(self.size)
-
-    def bits_per_dimension(self, nats):
-        """Bits to store one value of an image exactly, from the image's nats."""
-        return (math.log(self.levels) - nats / self.size) / math.log(2)
-
     def encode(self, images, noise=0.0):
-        """Encode images (n, *image_shape): float32 codes (n, D)."""
+        """Encode images (n, *image_shape), with noise or none: float32 codes (n, D)."""
         codes = []
-        for (x,) in self.batches(images, noise):
-            z, _ = self(x)
+        for batch in self.in_batches(images, noise):
+            z, _ = self(batch)
             codes.append(ops.convert_to_numpy(z))
         return np.concatenate(codes)
 
     def decode(self, z):
         """Decode codes (n, D): float32 images (n, *image_shape), not clipped."""
-        images = [np.empty((0, *self.image_shape), "float32")]  # for n = 0
+        images = [np.empty((0, *self.image_shape), "float32")]  # if there are no codes
         for start in range(0, len(z), EVALUATION_BATCH):
             part = self.decoder(z[start : start + EVALUATION_BATCH])
             images.append(ops.convert_to_numpy(part))
         return np.concatenate(images)
 
-    def batches(self, images, noise, seed=0):
+    def in_batches(self, images, noise, seed=0):
+        """The images, some at a time, as float32 with noise."""
         images = data.check_shape(images, self.image_shape)
-        return Batches(images, EVALUATION_BATCH, noise, seed, shuffle=False)
+        batches = Batches(images, EVALUATION_BATCH, noise, seed, shuffle=False)
+        for i in range(len(batches)):
+            (batch,) = batches[i]
+            yield batch
+
+    def bits_per_dimension(self, nats):
+        """Bits to store one value, from an image's nats under noise one level wide."""
+        return (math.log(self.levels) - nats / self.size) / math.log(2)
+
+    @property
+    def sigma(self):
+        """Factors (D,) that turn distances of codes into those of x, nearly.
+
+        They undo the scaling. In z mere noise weighs as much as a stroke.
+        """
+        last = self.steps[-1]
+        if isinstance(last, layers.DiagonalScaling):
+            return last.sigma
+        return np.ones(self.size)
 
     # What a .keras file holds.
 
@@ -208,21 +218,27 @@ class Flow(keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        steps = [keras.saving.deserialize_keras_object(s) for s in config.pop("steps")]
-        return cls(steps=steps, **config)
+        configs = config["steps"]
+        steps = [keras.saving.deserialize_keras_object(one) for one in configs]
+        return cls(**{**config, "steps": steps})
 
     def without_optimizer(self):
-        """The same steps, not compiled: a model whose file is a third as large."""
+        """A twin that shares the weights, and is not compiled and has no styles.
+
+        A .keras file always holds the optimiser, twice as large as the model.
+        """
         return Flow(
             self.image_shape, self.steps, self.prior_name, self.levels, self.noise
         )
 
     def save_own_variables(self, store):
+        """Save the styles. Keras calls this, and saves the weights by itself."""
         if self.styles is not None:
             for name, array in self.styles.arrays().items():
                 store[name] = array
 
     def load_own_variables(self, store):
+        """Load the styles, if the file has any."""
         arrays = {name: np.array(store[name]) for name in store.keys()}
         self.styles = styles.Styles(**arrays) if arrays else None
 
@@ -238,8 +254,12 @@ def require_float32():
 
 
 def build_decoder(flow):
-    """Build the decoder g = f^-1: the steps backwards, with the same weights."""
-    h = code = keras.Input((flow.size,), name="code")
+    """Build the decoder g = f^-1: the steps backwards, with the same weights.
+
+    It is a Keras model, so it can be saved, exported and compiled as any other.
+    """
+    code = keras.Input((flow.size,), name="code")
+    h = code
     for step in reversed(flow.steps):
         h = layers.Inverse(step, name=f"inverse_{step.name}")(h)
     h = keras.layers.Rescaling(flow.levels, name="grey_levels")(h)
@@ -258,7 +278,7 @@ def build_encoder(
     levels=256,
     noise=1.0,
 ):
-    """Build the article's flow: a chain of couplings, then the scaling.
+    """Build the article's encoder, a `Flow`: a chain of couplings, then the scaling.
 
     Args:
         image_shape: of one image, with an even number of values.
@@ -289,31 +309,29 @@ def load(path):
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such model; train one with: python nice.py")
-    require_float32()
+    require_float32()  # or that error would be taken for one of the file
+    unusable = f"{path}: damaged, no NICE model, or one of an earlier version"
     try:
         files.check_whole(path)
         model = keras.saving.load_model(path, compile=False)
-        if not hasattr(model, "log_prob"):
-            raise UserError("another Keras model")
     except Exception as error:  # a damaged file fails in many ways
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(
-            f"{path}: damaged, no NICE model, or one of an earlier version ({reason})"
-        ) from None
+        raise UserError(f"{unusable} ({reason})") from None
+    if not hasattr(model, "log_prob"):
+        raise UserError(f"{unusable} (it is another Keras model)")
     return model
 
 
 def describe_likelihood(model, images):
     """A line with the mean log-likelihood of images, and the mean's standard error."""
-    noise = model.noise or 1.0  # without any, a density of grey levels means nothing
-    nats = model.log_likelihood(images, noise)
+    nats = model.log_likelihood(images)
     line = f"log-likelihood of {len(nats):,} test images: {nats.mean():.2f}"
     if len(nats) > 1:
         line += f" ± {nats.std(ddof=1) / math.sqrt(len(nats)):.2f}"
-    if noise == 1:
+    if model.noise in (0, 1):  # the noise of the measurement is one level wide
         bits = model.bits_per_dimension(nats.mean())
         return f"{line} nats, {bits:.3f} bits per dimension"
-    return f"{line} nats (noise {noise:g} levels wide)"
+    return f"{line} nats (noise {model.noise:g} levels wide)"
 
 
 # --- Noise and batches ---------------------------------------------------------------
@@ -352,14 +370,18 @@ class Batches(keras.utils.PyDataset):
         self.start_epoch(0)
 
     def start_epoch(self, epoch):
-        """Choose an epoch's order and noise. In `train` a callback calls it."""
+        """Choose the order and the noise of an epoch, counted from 0."""
         self.epoch = epoch
         self.order = np.arange(len(self.images))
         if self.shuffle:
             np.random.default_rng([self.seed, epoch]).shuffle(self.order)
 
     def on_epoch_end(self):
-        """In a plain `fit` Keras calls this, and before the first epoch, too."""
+        """Go on to the next epoch. Keras calls it in a plain `fit`.
+
+        In `train` the callback `Checkpoint` then sets the epoch: a run that is gone on
+        with has to begin where it stopped.
+        """
         if self.shuffle:
             self.start_epoch(self.epoch + 1)
 
@@ -371,10 +393,11 @@ class Batches(keras.utils.PyDataset):
 
     def __getitem__(self, i):
         rows = self.order[i * self.batch_size : (i + 1) * self.batch_size]
-        x = self.images[rows].astype("float32")
-        # i + 1, because NumPy takes [seed, epoch, 0] for [seed, epoch], the order's.
+        images = self.images[rows].astype("float32")
+        # i + 1: to NumPy the seed [3, 5, 0] is [3, 5], which the order has used.
         rng = np.random.default_rng([self.seed, self.epoch, i + 1])
-        return (x + self.noise * rng.random(x.shape, "float32"),)
+        u = rng.random(images.shape, "float32")
+        return (images + self.noise * u,)  # Keras expects a tuple of inputs
 
     def feed(self):
         """This epoch's batches for `fit`; on TensorFlow a tf.data pipeline."""
@@ -399,12 +422,13 @@ class Batches(keras.utils.PyDataset):
 class Recipe:
     """A model, and how to train it. The defaults are the recipe "digits"."""
 
-    model: dict = dataclasses.field(default_factory=dict)  # of `build_encoder`
+    # What `build_encoder` is called with; what is not named has its default there.
+    model: dict = dataclasses.field(default_factory=dict)
     holdout: float = 1 / 6  # share of the training images that chooses the best epoch
     epochs: int = 5  # passes over the other training images
     batch_size: int = 128  # images in a step
     learning_rate: float = 1e-3  # Adam's, at first
-    decay: float = 0.3  # share of the steps, the last, in which the rate falls to 0
+    decay: float = 0.3  # the rate falls to 0 over this last share of the steps
     weight_decay: float = 0.0  # decoupled, on the matrices of the couplings
     seed: int = 0  # of first weights, order and noise
 
@@ -451,19 +475,32 @@ def train(model, batches, validation, recipe, output):
     Returns:
         The history: a dict for each epoch, with "epoch", "loss" and "val_loss".
     """
-    model.compile(make_optimizer(recipe, recipe.epochs * len(batches)))
-    checkpoint = Checkpoint(Path(output), batches, model.without_optimizer())
-    terminal = os.isatty(1)
+    optimizer = make_optimizer(recipe, recipe.epochs * len(batches))
+    model.compile(optimizer, jit_compile=use_xla())
+    keeper = checkpoint.Checkpoint(Path(output), batches, model.without_optimizer())
+    finished_epochs = keeper.restore(model)
+    terminal = os.isatty(1)  # of file 1, as not every sys.stdout can be asked
     model.fit(
         batches.feed(),
         validation_data=validation,
         epochs=recipe.epochs,
-        initial_epoch=checkpoint.restore(model),
+        initial_epoch=finished_epochs,
         shuffle=False,  # `Batches` does
-        callbacks=[checkpoint],
+        callbacks=[keeper],
         verbose=1 if terminal else 2,  # a bar that moves, or a line an epoch
     )
-    return checkpoint.history
+    return keeper.history
+
+
+def use_xla():
+    """Compile a step with XLA on TensorFlow, which Keras does only if there is a GPU.
+
+    On two cores a step then takes two thirds of the time. JAX always does so, and for
+    PyTorch Keras knows best.
+    """
+    if keras.backend.backend() == "tensorflow":
+        return True
+    return "auto"
 
 
 def make_optimizer(recipe, steps):
@@ -479,7 +516,7 @@ def make_optimizer(recipe, steps):
             decay_steps=falling_steps,
         )
     adam = keras.optimizers.Adam(rate, weight_decay=recipe.weight_decay or None)
-    adam.exclude_from_weight_decay(var_names=["bias", "log_s"])
+    adam.exclude_from_weight_decay(var_names=["bias", "log_s_over_multiplier"])
     return adam
 
 
@@ -497,11 +534,11 @@ def fit_styles(model, images, labels=None):
     images = data.check_shape(images, model.image_shape)
     labels = data.integer_labels(labels, len(images), "labels")
     chosen = styles.images_to_fit(len(images), model.size)
-    known = "without labels"
+    with_labels = "without labels"
     if labels is not None:
-        known = "with labels"
+        with_labels = "with labels"
         labels = labels[chosen]
-    print(f"encoding {len(chosen):,} training images {known}", flush=True)
+    print(f"encoding {len(chosen):,} training images {with_labels}", flush=True)
     z = model.encode(images[chosen], model.noise)
     print("fitting styles to their codes, to draw codes like theirs", flush=True)
     model.styles = styles.fit(z, labels, model.sigma)
@@ -510,8 +547,9 @@ def fit_styles(model, images, labels=None):
 # --- The program ---------------------------------------------------------------------
 
 
-@command_line.program
+@command_line.program("nice.py")
 def main(argv):
+    """Train, or measure; `program` fills in argv, and returns the exit status."""
     args, recipe = command_line.parse_training(argv, RECIPES)
     path = args.output / "nice.keras"
     if args.evaluate:
@@ -530,7 +568,7 @@ def main(argv):
 
     # The model, its batches, and a folder for the run.
     last_batch = len(x_validation) % EVALUATION_BATCH
-    devices.use_all(recipe.batch_size, EVALUATION_BATCH, last_batch)
+    devices.use_all(recipe.batch_size, EVALUATION_BATCH, last_batch)  # if all divide
     keras.utils.set_random_seed(recipe.seed)
     if model is None:
         model = build_encoder(x_fit.shape[1:], **recipe.model)
@@ -549,19 +587,21 @@ def main(argv):
     print(f"{parameters}, {len(x_fit):,} images, {devices.describe()}")
     print("Ctrl-C stops; the same command, without --fresh, goes on")
     history = train(model, batches, validation, recipe, args.output)
-    best = best_epoch(history)
+    best = checkpoint.best_epoch(history)
     if best is not None:
         print(f"best epoch: {best['epoch']}, with a loss of {best['val_loss']:.2f}")
         model = load(path)  # its weights are those of the best epoch, not of the last
         fit_styles(model, x_fit, y_fit)
-        files.replace(path, model.save)
-    finish(args.output, history)
+        files.write_whole(path, model.save)
+    checkpoint.finish(args.output, history)
     if best is not None and not test_images_choose:
         print("measuring the test images", flush=True)
         print(describe_likelihood(model, x_test))
 
-    if not math.isfinite(history[-1]["loss"]):
-        kept = f"its best model is {path}" if best else "there is no model of it"
+    if best is None or not math.isfinite(history[-1]["loss"]):
+        kept = f"its best model is {path}"
+        if best is None:
+            kept = "there is no model of it"
         error = f"nice.py: training diverged: lower --learning-rate; {kept}"
         print(error, file=sys.stderr)
         return 1

@@ -1,7 +1,7 @@
 """Draw from a trained NICE model, and look inside it:  python sample.py [picture]
 
-Each picture is a function of a model, and of test images if it needs some. It returns a
-sheet: images in rows and columns, in grey levels, with names.
+Each picture is a function of a model, and of test images if it needs some. It returns
+a sheet: images in rows and columns, in grey levels, with names.
 """
 
 # `support` comes first: it sets up the backends before Keras starts them.
@@ -22,7 +22,7 @@ import numpy as np
 from keras import ops
 
 
-def plot_samples(
+def samples_sheet(
     model,
     rows=pictures.GRID,
     columns=pictures.GRID,
@@ -32,17 +32,20 @@ def plot_samples(
     seed=0,
 ):
     """New images."""
-    images = model.sample(rows * columns, temperature, seed, label, source)
+    images = model.sample(
+        rows * columns, temperature=temperature, seed=seed, label=label, source=source
+    )
     return Sheet(images.reshape(rows, columns, *model.image_shape))
 
 
-def plot_labels(model, columns=pictures.GRID, temperature=0.8, seed=0):
+def labels_sheet(model, columns=pictures.GRID, temperature=0.8, seed=0):
     """New images, a row for each label."""
     if model.styles is None:
         raise UserError("no styles are fitted to this model's codes yet")
     labels = model.styles.labels
     rows = [model.sample(columns, temperature, seed, label) for label in labels]
-    return Sheet(np.stack(rows), [str(label) for label in labels])
+    names = [str(label) for label in labels]
+    return Sheet(np.stack(rows), names)
 
 
 def choose(images, count, seed):
@@ -55,14 +58,14 @@ def choose(images, count, seed):
     return images[rows]
 
 
-def decode_sheet(model, z):
+def decode_grid(model, z):
     """Decode codes (rows, columns, D)."""
     rows, columns, size = z.shape
     images = model.decode(z.reshape(-1, size))
     return images.reshape(rows, columns, *model.image_shape)
 
 
-def plot_interpolate(model, images, rows=8, columns=11, seed=0):
+def interpolate_sheet(model, images, rows=8, columns=11, seed=0):
     """Straight lines between the codes of two test images.
 
     The line is (1 - t) a + t b, with t from 0 to 1. Its ends are the images themselves.
@@ -71,10 +74,10 @@ def plot_interpolate(model, images, rows=8, columns=11, seed=0):
     a = z[:rows]
     b = z[rows:]
     points = [(1 - t) * a + t * b for t in np.linspace(0, 1, columns, dtype="float32")]
-    return Sheet(decode_sheet(model, np.stack(points, axis=1)))
+    return Sheet(decode_grid(model, np.stack(points, axis=1)))
 
 
-def plot_traverse(model, images, rows=3, columns=9, seed=0):
+def traverse_sheet(model, images, rows=3, columns=9, seed=0):
     """Test images, moved along the first three axes of their label.
 
     Each is moved by up to three deviations either way, and stands in the middle itself.
@@ -87,12 +90,12 @@ def plot_traverse(model, images, rows=3, columns=9, seed=0):
     nearest = model.styles.nearest(codes, model.sigma)
     lines = []
     names = []
-    for z, mean in zip(codes, nearest, strict=True):
-        for number, axis in enumerate(model.styles.axes_of(mean)[:3], 1):
+    for z, index in zip(codes, nearest, strict=True):
+        for number, axis in enumerate(model.styles.axes_of(index)[:3], 1):
             lines.append(z + amounts[:, None] * axis)
             names.append(f"axis {number}")
-    columns = [f"{amount:+.1f}" for amount in amounts]
-    return Sheet(decode_sheet(model, np.stack(lines)), names, columns)
+    column_names = [f"{amount:+.2f}" for amount in amounts]
+    return Sheet(decode_grid(model, np.stack(lines)), names, column_names)
 
 
 def walk(model, x):
@@ -113,7 +116,7 @@ def walk_back(model, z):
     return seen
 
 
-def plot_stages(model, images, rows=4, temperature=0.8, source="fitted", seed=0):
+def stages_sheet(model, images, rows=4, temperature=0.8, source="fitted", seed=0):
     """Every step: random codes become images, and test images become codes.
 
     A column shows what is left when the step that it names is undone. Codes are drawn
@@ -133,7 +136,7 @@ def plot_stages(model, images, rows=4, temperature=0.8, source="fitted", seed=0)
     return Sheet(sheet, names, ["code", "h", *undone])
 
 
-def plot_inpaint(model, images, rows=4, count=24, steps=300, seed=0):
+def inpaint_sheet(model, images, rows=4, count=24, steps=300, seed=0):
     """Hidden pixels, found by gradient ascent on log q(x) (paper, section 5.2).
 
     For each mask: the image, what the model sees of it, and what it fills in. Prints
@@ -146,7 +149,7 @@ def plot_inpaint(model, images, rows=4, count=24, steps=300, seed=0):
     print("log-likelihood  original    masked  in-painted")
     for name, mask in masks(model.image_shape).items():
         masked = np.where(mask, 127.5, images)
-        filled = fill_in(model, images, mask, steps)
+        filled = fill_in(model, images, mask, steps, seed)
         nats = [model.log_likelihood(x).mean() for x in (images, masked, filled)]
         print(f"{name:14}{nats[0]:10.0f}{nats[1]:10.0f}{nats[2]:12.0f}", flush=True)
         sheet += [images[:rows], masked[:rows], filled[:rows]]
@@ -170,7 +173,11 @@ def masks(image_shape):
 
 
 class Canvas(keras.Model):
-    """Pictures whose hidden pixels are the weights, with a flow that judges them."""
+    """A model whose weights are pictures, and whose loss is -log q of them.
+
+    So `fit` does the gradient ascent, on every backend. Its data are noise, a batch for
+    each step. After a step the constraint puts back the pixels that are seen.
+    """
 
     def __init__(self, flow, images, hidden):
         super().__init__()
@@ -196,6 +203,16 @@ def fill_in(model, images, hidden, steps=300, seed=0):
     """Fill in pixels where the mask `hidden` is True, by `steps` of Adam on -log q(x).
 
     Each step sees other noise, that of training. Pixels stay in 0...255.
+
+    Args:
+        model: a `Flow`.
+        images: array (n, *image_shape), in grey levels.
+        hidden: array that broadcasts to `image_shape`, True where pixels are hidden.
+        steps: of Adam.
+        seed: of the first values of the hidden pixels, and of the noise.
+
+    Returns:
+        A float32 array (n, *image_shape).
     """
     flow = copy.deepcopy(model)  # so that freezing it leaves the model as it is
     flow.trainable = False
@@ -205,7 +222,9 @@ def fill_in(model, images, hidden, steps=300, seed=0):
     canvas.pictures.assign(start)
     count = steps * len(images)
     noise = model.noise * rng.random((count, *model.image_shape), "float32")
-    rate = keras.optimizers.schedules.PolynomialDecay(25.0, steps, 0.0)  # grey levels
+    # Adam moves each pixel by about the rate, here in grey levels, however small its
+    # gradient is. beta_2 averages over 100 steps, as there are only some hundreds.
+    rate = keras.optimizers.schedules.PolynomialDecay(25.0, steps, 0.0)
     canvas.compile(keras.optimizers.Adam(rate, beta_2=0.99, epsilon=1e-12))
     canvas.fit(noise, batch_size=len(images), shuffle=False, verbose=0)
     return ops.convert_to_numpy(canvas.pictures)
@@ -218,7 +237,7 @@ def fill_in(model, images, hidden, steps=300, seed=0):
 class Picture:
     """A picture that the command line can name."""
 
-    plot: Callable
+    make_sheet: Callable
     options: tuple
     uses_images: bool = True  # test images
     moves: bool = False  # its columns are steps along a path, so it can be a .gif
@@ -226,26 +245,27 @@ class Picture:
 
 PICTURES = {
     "samples": Picture(
-        plot_samples,
+        samples_sheet,
         ("rows", "columns", "temperature", "label", "source", "seed"),
         uses_images=False,
     ),
     "labels": Picture(
-        plot_labels, ("columns", "temperature", "seed"), uses_images=False
+        labels_sheet, ("columns", "temperature", "seed"), uses_images=False
     ),
-    "interpolate": Picture(plot_interpolate, ("rows", "columns", "seed"), moves=True),
-    "traverse": Picture(plot_traverse, ("rows", "columns", "seed"), moves=True),
+    "interpolate": Picture(interpolate_sheet, ("rows", "columns", "seed"), moves=True),
+    "traverse": Picture(traverse_sheet, ("rows", "columns", "seed"), moves=True),
     "stages": Picture(
-        plot_stages, ("rows", "temperature", "source", "seed"), moves=True
+        stages_sheet, ("rows", "temperature", "source", "seed"), moves=True
     ),
-    "inpaint": Picture(plot_inpaint, ("rows", "count", "steps", "seed")),
+    "inpaint": Picture(inpaint_sheet, ("rows", "count", "steps", "seed")),
 }
 
 
 def parse(argv):
     """Read the command line: what all pictures take, and the options of this one."""
     summary = [
-        f"{name}: {p.plot.__doc__.splitlines()[0]}" for name, p in PICTURES.items()
+        f"{name}: {p.make_sheet.__doc__.splitlines()[0]}"
+        for name, p in PICTURES.items()
     ]
     parser = command_line.Parser(
         prog="sample.py",
@@ -280,14 +300,30 @@ def parse(argv):
         parser.error(f"the picture {args.picture} has no --data")
     if args.output is None:
         args.output = args.model.parent / f"{args.picture}.png"
-    kind = args.output.suffix.lower()
-    if kind != ".png" and not (kind == ".gif" and picture.moves):
+    kinds = [".png"]
+    if picture.moves:
+        kinds.append(".gif")
+    if args.output.suffix.lower() not in kinds:
         moving = ", ".join(name for name, p in PICTURES.items() if p.moves)
         parser.error(f"{args.output}: pictures are .png; {moving} also move as .gif")
     return args, options
 
 
-@command_line.program
+# What the program says of where it draws from, and how to get the other.
+SOURCES = {
+    "fitted": "drawing from the styles of training images (--source prior: the prior)",
+    "prior": "drawing from the prior (--source fitted: the styles of training images)",
+}
+
+
+def default_source(model, options):
+    """Choose the styles; before training has fitted any, choose the prior."""
+    if model.styles is None and "label" not in options:
+        return "prior"
+    return "fitted"
+
+
+@command_line.program("sample.py")
 def main(argv):
     """Make the picture that the command line names."""
     args, options = parse(argv)
@@ -298,32 +334,19 @@ def main(argv):
         options.setdefault("source", default_source(model, options))
         print(SOURCES[options["source"]], flush=True)
     if picture.uses_images:
-        source = args.data or files.recorded_data(args.model)
-        _, (x_test, _) = data.load(source)
+        path = args.data or files.recorded_data(args.model)
+        _, (x_test, _) = data.load(path)
         images = data.check_shape(x_test, model.image_shape)
-        print(f"test images of {source}", flush=True)
-        sheet = picture.plot(model, images, **options)
+        print(f"test images of {path}", flush=True)
+        sheet = picture.make_sheet(model, images, **options)
     else:
-        sheet = picture.plot(model, **options)
+        sheet = picture.make_sheet(model, **options)
     if args.output.suffix.lower() == ".gif":
         pictures.save(args.output, pictures.animate(sheet))
     else:
         pictures.save(args.output, pictures.draw(sheet))
     print(args.output)
     return 0
-
-
-SOURCES = {
-    "fitted": "drawing codes like those of training images (--source prior: the prior)",
-    "prior": "drawing from the prior (--source fitted: codes like those of images)",
-}
-
-
-def default_source(model, options):
-    """The styles, or the prior as long as training has not fitted any."""
-    if model.styles is None and "label" not in options:
-        return "prior"
-    return "fitted"
 
 
 if __name__ == "__main__":

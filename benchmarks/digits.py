@@ -100,7 +100,7 @@ def fit_pixels(images, labels):
     return styles.fit(pixels, labels[:STYLED], np.ones(784))
 
 
-@command_line.program
+@command_line.program("benchmarks.digits")
 def main(argv):
     parser = command_line.Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument

@@ -43,7 +43,7 @@ def table_log_likelihood(training, images, unseen=0.1):
     return logs[pixels, images].sum(axis=1)
 
 
-@command_line.program
+@command_line.program("benchmarks.likelihood")
 def main(argv):
     parser = command_line.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", type=Path, help="files of nice.py")

@@ -212,7 +212,7 @@ def floor(operations, moved, batch):
     return arithmetic + memory
 
 
-@command_line.program
+@command_line.program("benchmarks.speed")
 def main(argv):
     parser = command_line.Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument

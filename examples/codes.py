@@ -69,7 +69,7 @@ def histograms(z, drawn, sigma):
     return figure
 
 
-@command_line.program
+@command_line.program("examples.codes")
 def main(argv):
     parser = command_line.Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument

@@ -58,7 +58,7 @@ def extremes(images, nats):
     return pictures.draw(pictures.Sheet(chosen, names))
 
 
-@command_line.program
+@command_line.program("examples.likelihood")
 def main(argv):
     parser = command_line.Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument

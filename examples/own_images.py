@@ -103,7 +103,7 @@ def download(name):
     return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
 
 
-@command_line.program
+@command_line.program("examples.own_images")
 def main(argv):
     parser = command_line.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("source", help="folder of images, or a data set of Keras")

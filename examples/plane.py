@@ -73,7 +73,7 @@ def plot(model, points):
     return figure
 
 
-@command_line.program
+@command_line.program("examples.plane")
 def main(argv):
     parser = command_line.Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument

@@ -2,13 +2,12 @@
 
 from support import files, pictures
 from support.errors import UserError
+from support.pictures import GRID
 
 import math
 
 import imageio.v3 as imageio
 import keras
-
-GRID = pictures.GRID  # rows and columns of the grid after each epoch
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -16,20 +15,20 @@ class Checkpoint(keras.callbacks.Callback):
 
     That is `nice.keras`, if the epoch is the best so far by its validation loss; a grid
     of draws from the prior; `history.json`; and last `backup.0007.keras`, the model
-    with its optimiser. The number in the name pairs weights and epoch. Keras's own
-    callbacks write in place. Here each file is replaced whole.
+    with its optimiser. The number is the epoch's, so weights and epoch always belong
+    together. Keras's own callbacks write in place. Here each file is replaced whole.
 
     Args:
         output: the folder.
         batches: the `Batches` of training, which are told each epoch.
-        best_model: a model with the weights in training, and without an optimiser.
+        twin: a model with the weights in training, and without an optimiser.
     """
 
-    def __init__(self, output, batches, best_model):
+    def __init__(self, output, batches, twin):
         super().__init__()
         self.output = output
         self.batches = batches
-        self.best_model = best_model
+        self.twin = twin
         self.history = []
 
     def restore(self, model):
@@ -42,6 +41,7 @@ class Checkpoint(keras.callbacks.Callback):
             files.check_whole(newest)
             _, epochs, _ = newest.name.split(".")
             done = int(epochs)
+            # An optimiser has nothing to load into until it is built.
             model.optimizer.build(model.trainable_variables)
             model.load_weights(newest)
             history = files.read_json(self.output / "history.json")
@@ -58,17 +58,17 @@ class Checkpoint(keras.callbacks.Callback):
         number = f"{epoch + 1:04}"
         row = {"epoch": epoch + 1, **logs}
         self.history.append(row)
-        if best_epoch(self.history) == row:
-            files.replace(self.output / "nice.keras", self.best_model.save)
-        images = self.model.sample(GRID * GRID, source="prior")
-        grid = pictures.grid(images, GRID, GRID)
-        pictures.save(self.output / "samples" / f"epoch_{number}.png", grid)
+        if best_epoch(self.history) is row:
+            files.write_whole(self.output / "nice.keras", self.twin.save)
         files.write_json(self.output / "history.json", self.history)
         if not math.isfinite(logs["loss"]):
             self.model.stop_training = True
             return
+        images = self.model.sample(GRID * GRID, source="prior")
+        grid = pictures.grid(images, GRID, GRID)
+        pictures.save(self.output / "samples" / f"epoch_{number}.png", grid)
         older = self.backups()
-        files.replace(self.output / f"backup.{number}.keras", self.model.save)
+        files.write_whole(self.output / f"backup.{number}.keras", self.model.save)
         for path in older:
             path.unlink()
 
@@ -86,8 +86,9 @@ def finish(output, history):
     """Leave curves and an animation. The run then counts as finished."""
     pictures.save(output / "training.png", pictures.curves(history))
     grids = sorted(output.glob("samples/epoch_*.png"))
-    frames = [imageio.imread(path) for path in grids]
-    pictures.save(output / "training.gif", frames)
+    if grids:  # none, if the first epoch diverged
+        frames = [imageio.imread(path) for path in grids]
+        pictures.save(output / "training.gif", frames)
     settings = files.read_settings(output)
     files.write_json(output / "settings.json", {**settings, "finished": True})
     for path in output.glob("backup.*.keras"):

@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-MODEL = Path("output") / "nice.keras"
+MODEL = Path("output") / "nice.keras"  # where nice.py writes and sample.py reads
 NETWORK = ("couplings", "hidden_layers", "hidden_units", "noise", "prior")
 TRAINING = ("epochs", "batch_size", "learning_rate", "seed")
 
@@ -35,7 +35,7 @@ def at_least(least, kind):
 
 not_negative = at_least(0, int)
 positive = at_least(1, int)
-real = at_least(0.0, float)
+not_negative_real = at_least(0.0, float)
 
 
 def parse_training(argv, recipes):
@@ -56,12 +56,12 @@ def parse_training(argv, recipes):
     add("--fresh", action="store_true", help="start over in the output folder")
     add("--epochs", type=positive, help="passes over the training images")
     add("--batch-size", type=positive, help="images in a step")
-    add("--learning-rate", type=real, help="Adam's, at first")
+    add("--learning-rate", type=not_negative_real, help="Adam's, at first")
     add("--seed", type=not_negative, help="of first weights, order and noise")
     add("--couplings", type=not_negative, help="number of couplings; 0: scaling alone")
     add("--hidden-layers", type=not_negative, help="hidden layers of each coupling's m")
     add("--hidden-units", type=positive, help="width of these layers")
-    add("--noise", type=real, help="width of the noise, in grey levels")
+    add("--noise", type=not_negative_real, help="width of the noise, in grey levels")
     add("--prior", choices=["gaussian", "logistic"], help="density of codes")
     args = parser.parse_args(argv)
 
@@ -72,42 +72,50 @@ def parse_training(argv, recipes):
     if args.start is None:
         model = {**recipe.model, **network}
     else:
-        same_folder = args.start.resolve().parent == args.output.resolve()
-        if network or same_folder or args.evaluate:
+        if network:
             parser.error(
-                "--start takes the network from the model, trains, and has another "
-                "--output"
+                "--start takes the network from the model: leave out its options"
             )
+        if args.evaluate:
+            parser.error("--start trains and --evaluate does not: leave one out")
+        if args.start.resolve().parent == args.output.resolve():
+            parser.error("--start needs another --output than the folder of its model")
         model = {}
     return args, dataclasses.replace(recipe, model=model, **training)
 
 
-def program(main):
-    """Decorate a `main` so that what goes wrong is one line on stderr, and a status.
+def program(name):
+    """Decorate the `main` of a program of this name.
 
-    That holds for errors meant for the user, of the system, and Ctrl-C. Any other error
-    is a mistake in the code, and keeps its traceback.
+    Its argv is that of the command line, unless it is called with another. What goes
+    wrong becomes one line on stderr and an exit status: errors meant for the user,
+    those of the system, and Ctrl-C. Any other error is a mistake in the code, and
+    keeps its traceback.
     """
 
-    @functools.wraps(main)
-    def run(argv=None):
-        prepare_output()
-        if argv is None:
-            argv = sys.argv[1:]
-        try:
-            return main([str(word) for word in argv])
-        except KeyboardInterrupt:
-            message, status = "stopped", 130
-        except UserError as error:
-            message, status = error, 2
-        except OSError as error:
-            message, status = error, 1
-        name = Path(main.__code__.co_filename).name
-        line = " ".join(str(message).split())
-        print(f"{name}: {line}", file=sys.stderr)
-        return status
+    def decorate(main):
+        @functools.wraps(main)
+        def run(argv=None):
+            prepare_output()
+            if argv is None:
+                argv = sys.argv[1:]
+            try:
+                return main([str(word) for word in argv])
+            except KeyboardInterrupt:
+                return fail("stopped", 130)
+            except UserError as error:
+                return fail(error, 2)
+            except OSError as error:
+                return fail(error, 1)
 
-    return run
+        def fail(message, status):
+            line = " ".join(str(message).split())
+            print(f"{name}: {line}", file=sys.stderr)
+            return status
+
+        return run
+
+    return decorate
 
 
 def prepare_output():

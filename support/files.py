@@ -12,8 +12,10 @@ from pathlib import Path
 ADVICE = "choose another --output, or start over with --fresh"
 
 
-def replace(path, write):
+def write_whole(path, write):
     """Call `write` on a temporary path, then rename it: `path` is whole at any moment.
+
+    The temporary name keeps the suffix, as Keras and imageio choose the format by it.
 
     Ctrl-C waits until then: h5py calls Python from C, where an exception would be lost.
     """
@@ -70,7 +72,11 @@ def check_same_run(output, settings):
     if not before and (output / "nice.keras").exists():
         raise UserError(f"{output} holds a model that is of no run: {ADVICE}")
     for name, old in before.items():
-        new = settings.get(name, "known to this version")
+        if name not in settings:
+            raise UserError(
+                f"{output} holds a run of another version, with {name} {old}: {ADVICE}"
+            )
+        new = settings[name]
         if new != old:
             raise UserError(
                 f"{output} holds a run with {name} {old}, not {new}: {ADVICE}"
@@ -79,7 +85,7 @@ def check_same_run(output, settings):
 
 def write_json(path, value):
     text = json.dumps(value, indent=2)
-    replace(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def read_json(path):

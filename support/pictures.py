@@ -3,6 +3,7 @@
 from support import files
 
 import dataclasses
+import math
 
 import imageio.v3 as imageio
 import numpy as np
@@ -22,12 +23,14 @@ class Sheet:
 def save(path, picture):
     """Write a picture whole: an array of pixels, a list of them (.gif), or a figure."""
     if hasattr(picture, "savefig"):  # matplotlib's
-        files.replace(path, lambda partial: picture.savefig(partial, dpi=100))
+        files.write_whole(path, lambda partial: picture.savefig(partial, dpi=100))
         return
     options = {}
     if isinstance(picture, list):
         options = {"duration": 200, "loop": 0}  # milliseconds a frame; for ever
-    files.replace(path, lambda partial: imageio.imwrite(partial, picture, **options))
+    files.write_whole(
+        path, lambda partial: imageio.imwrite(partial, picture, **options)
+    )
 
 
 def grid(images, rows, columns, zoom=1):
@@ -51,8 +54,7 @@ def draw(sheet, zoom=2):
     """Draw a sheet as a grid: pixels, or a figure if its rows or columns have names."""
     rows, columns, _, width = sheet.images.shape[:4]
     for name in sheet.column_names:  # a letter is some 7 pixels wide
-        while zoom * width < 7 * len(name):
-            zoom += 1
+        zoom = max(zoom, math.ceil(7 * len(name) / width))
     picture = grid(np.concatenate(sheet.images), rows, columns, zoom)
     if not sheet.row_names and not sheet.column_names:
         return picture

@@ -6,11 +6,11 @@ has some means, each the average of at least ten codes, and axes, the directions
 which the label's codes vary most about their nearest means. NumPy only.
 """
 
+from support.errors import UserError
+
 import numbers
 
 import numpy as np
-
-from support.errors import UserError
 
 # The codes that are fitted are at most 125 MB of float32: 40,000 images of 784 values.
 MOST_NUMBERS = 40_000 * 784
@@ -196,12 +196,16 @@ def k_means(rows, count, rng, rounds=10):
         The means (m, D), and the index of each row's mean (n,). A mean is the average
         of its rows: at least FEWEST_IMAGES of them, or all if there are fewer.
     """
-    means = rows[rng.permutation(len(rows))[:count]]
+    # A mean that began at an unusual image would keep that one to itself. So all begin
+    # close to the average of all images, each on its way to another image.
+    average = rows.mean(axis=0)
+    means = average + 0.1 * (rows[rng.permutation(len(rows))[:count]] - average)
     for _ in range(rounds):
         nearest = nearest_rows(rows, means)
         means = averages(rows, nearest)
-    # Rows of a mean that is dropped join the nearest other. No other mean loses rows by
-    # it, so that none becomes too small in turn.
+
+    # A mean of too few images is dropped, and its images join the nearest others. These
+    # lose none by that, so that none becomes too small in turn.
     sizes = np.bincount(nearest_rows(rows, means), minlength=len(means))
     means = means[sizes >= min(FEWEST_IMAGES, len(rows))]
     nearest = nearest_rows(rows, means)
@@ -221,7 +225,7 @@ def nearest_rows(rows, others, batch=1000):
 
 def averages(rows, groups):
     """The average of each group of rows, given the group of each row."""
-    return np.stack([rows[groups == k].mean(axis=0) for k in np.unique(groups)])
+    return np.stack([rows[groups == group].mean(axis=0) for group in np.unique(groups)])
 
 
 def principal_axes(rows, count, rng, rounds=6):

@@ -21,7 +21,7 @@ def x_test(digits):
 
 
 def test_interpolation_starts_and_ends_at_the_images(encoder, x_test):
-    images = sample.plot_interpolate(encoder, x_test, rows=3, columns=5).images
+    images = sample.interpolate_sheet(encoder, x_test, rows=3, columns=5).images
     chosen = sample.choose(x_test, 6, 0)
     np.testing.assert_allclose(images[:, 0], chosen[:3], atol=0.01)
     np.testing.assert_allclose(images[:, -1], chosen[3:], atol=0.01)
@@ -31,10 +31,10 @@ def test_interpolation_starts_and_ends_at_the_images(encoder, x_test):
 
 
 def test_traversal_has_the_image_in_the_middle(encoder, x_test):
-    sheet = sample.plot_traverse(encoder, x_test, rows=2, columns=5)
+    sheet = sample.traverse_sheet(encoder, x_test, rows=2, columns=5)
     assert sheet.images.shape[:2] == (6, 5)
     assert sheet.row_names == ["axis 1", "axis 2", "axis 3"] * 2
-    assert sheet.column_names == ["-3.0", "-1.5", "+0.0", "+1.5", "+3.0"]
+    assert sheet.column_names == ["-3.00", "-1.50", "+0.00", "+1.50", "+3.00"]
     chosen = sample.choose(x_test, 2, 0).repeat(3, axis=0)
     np.testing.assert_allclose(sheet.images[:, 2], chosen, atol=0.01)
     moved = abs(sheet.images[:, 4] - sheet.images[:, 2]).reshape(6, -1).sum(axis=1)
@@ -42,7 +42,7 @@ def test_traversal_has_the_image_in_the_middle(encoder, x_test):
 
 
 def test_stages_lead_from_codes_to_images(encoder, x_test):
-    sheet = sample.plot_stages(encoder, x_test, rows=2)
+    sheet = sample.stages_sheet(encoder, x_test, rows=2)
     assert sheet.images.shape == (4, 4, 28, 28)
     assert sheet.column_names == ["code", "h", "coupling 2", "coupling 1"]
     chosen = sample.choose(x_test, 2, 0)
@@ -73,7 +73,7 @@ def test_in_painting_keeps_what_is_seen_and_climbs(encoder, x_test):
 def test_too_few_images_are_refused(encoder, x_test):
     words = "this picture needs 402 test images, the data has 200"
     with pytest.raises(ValueError, match=words):
-        sample.plot_interpolate(encoder, x_test, rows=201)
+        sample.interpolate_sheet(encoder, x_test, rows=201)
 
 
 @pytest.mark.parametrize("channels", [(), (1,), (3,)])
@@ -121,7 +121,7 @@ def test_it_says_what_it_draws_from(trained, tmp_path, capsys):
     options = ["--model", trained / "nice.keras", "--output", output, "--rows", 1]
     sample.main(options)
     out = capsys.readouterr().out
-    assert "codes like those of training images" in out and "--source prior" in out
+    assert "drawing from the styles" in out and "--source prior" in out
     sample.main([*options, "--source", "prior"])
     out = capsys.readouterr().out
     assert "drawing from the prior" in out and "--source fitted" in out

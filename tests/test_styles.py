@@ -1,10 +1,10 @@
 """The styles: what is fitted to codes, and what is drawn from it. NumPy only."""
 
-import numpy as np
-import pytest
-
 from support import styles
 from support.errors import UserError
+
+import numpy as np
+import pytest
 
 
 def two_by_two(count=4000):

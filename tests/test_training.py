@@ -8,6 +8,7 @@ import sample
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -34,19 +35,11 @@ def weights(output):
 
 def start(digits, output, *options, epochs=3, **arguments):
     """Start `python nice.py` in a process of its own, with a small network."""
-    command = [
-        sys.executable,
-        "-u",
-        SCRIPT,
-        "--data",
-        digits,
-        "--output",
-        output,
-        *SMALL,
-    ]
-    command += ["--epochs", epochs, *options]
+    command = [sys.executable, "-u", SCRIPT, "--data", digits, "--output", output]
+    command += [*SMALL, "--epochs", epochs, *options]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([str(word) for word in command], **pipes, **arguments)
+    words = [str(word) for word in command]
+    return subprocess.Popen(words, errors="replace", **pipes, **arguments)
 
 
 def wait_for(pattern, output, run):
@@ -157,7 +150,7 @@ def test_going_on_from_a_model(trained, digits, tmp_path, capsys, refuse):
         refuse(
             nice.main, [*options, *option], "--start takes the network from the model"
         )
-    refuse(nice.main, ["--start", model, "--output", trained], "another --output")
+    refuse(nice.main, ["--start", model, "--output", trained], "needs another --output")
     eyes = np.eye(8)[None].repeat(3, axis=0)
     np.savez(tmp_path / "other.npz", x_train=eyes, x_test=eyes)
     other = [
@@ -176,8 +169,11 @@ def test_going_on_from_a_model(trained, digits, tmp_path, capsys, refuse):
 
 def test_killed_runs_go_on_as_if_nothing_had_happened(digits, tmp_path):
     """`kill -9` while a file is being written, and after an epoch; then Ctrl-C."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert train(digits, whole, epochs=9) == 0
+    whole = tmp_path / "whole"
+    killed = tmp_path / "killed"
+    run = start(digits, whole, epochs=9)
+    _, error = run.communicate(timeout=300)
+    assert run.returncode == 0, error
     for pattern in ("backup.0002.keras", "**/partial-*"):
         run = start(digits, killed, epochs=9)
         wait_for(pattern, killed, run)
@@ -191,10 +187,11 @@ def test_killed_runs_go_on_as_if_nothing_had_happened(digits, tmp_path):
     run.send_signal(signal.SIGINT)
     out, error = run.communicate(timeout=120)
     if run.returncode:  # else it had finished before
-        assert run.returncode == 130 and error.splitlines()[-1] == "nice.py: stopped", (
-            error
-        )
-        assert train(digits, killed, epochs=9) == 0
+        assert run.returncode == 130, error
+        assert error.splitlines()[-1] == "nice.py: stopped"
+        run = start(digits, killed, epochs=9)
+        _, error = run.communicate(timeout=300)
+        assert run.returncode == 0, error
     assert history(killed) == history(whole)
     for a, b in zip(weights(killed), weights(whole), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -227,10 +224,10 @@ def test_a_file_is_replaced_whole(tmp_path):
             raise OSError("no room")
 
     with pytest.raises(OSError, match="no room"):
-        files.replace(path, lambda partial: write(partial, fail=True))
+        files.write_whole(path, lambda partial: write(partial, fail=True))
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
     with pytest.raises(KeyboardInterrupt):
-        files.replace(path, write)
+        files.write_whole(path, write)
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
     assert all(
         partial.suffix == ".txt" and str(os.getpid()) in partial.name
@@ -274,6 +271,42 @@ def test_the_output_pipe_may_close(digits, tmp_path):
     assert run.wait() == 1
 
 
+class Tee:
+    """A stdout as some consoles have it, with two methods only."""
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+def test_a_stdout_without_isatty_will_do(digits, tmp_path, monkeypatch):
+    tee = Tee()
+    monkeypatch.setattr(sys, "stdout", tee)
+    assert train(digits, tmp_path, epochs=1) == 0
+    assert "next: python sample.py" in tee.text
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_run_ends_well_without_stdout_or_its_characters(encoding, digits, tmp_path):
+    """As under pythonw, where there is no stdout; and without "±", or Chinese."""
+    folder = tmp_path / "数字"
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    run = start(digits, folder / "shown", epochs=1, env=environment)
+    out, error = run.communicate(timeout=120)
+    assert run.returncode == 0, error
+    assert "next: python sample.py" in out
+    if encoding == "ascii":
+        command = [sys.executable, str(SCRIPT), "--evaluate", "--output"]
+        line = shlex.join([*command, str(folder / "shown")])
+        shell = ["sh", "-c", f"exec {line} >&-"]
+        assert subprocess.run(shell, env=environment, timeout=120).returncode == 0
+
+
 # --- Folders and files ----------------------------------------------------------------
 
 
@@ -291,7 +324,7 @@ def test_finished_and_other_runs_are_not_overwritten(trained, digits, tmp_path, 
     np.savez(tmp_path / "x.npz", x_train=eyes, x_test=eyes)
     refuse(nice.main, [*again, "--data", tmp_path / "x.npz"], "holds a run with data")
     (output / "settings.json").write_text(json.dumps({"couplings": 4}))
-    refuse(nice.main, again, "holds a run with couplings 4, not known to this version")
+    refuse(nice.main, again, "holds a run of another version, with couplings 4")
     (output / "settings.json").unlink()
     refuse(nice.main, again, "holds a model that is of no run")
     (output / "settings.json").write_text("{")

@@ -1,0 +1,126 @@
+"""The examples: each through its command line, with a small model."""
+
+from support import data
+
+import nice
+from examples import affine, codes, likelihood, plane
+
+import math
+import re
+import shutil
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+from conftest import jacobian, numpy, randomise
+from keras import ops
+
+
+@pytest.fixture
+def model_path(trained, tmp_path):
+    """A copy of a small model and of its settings, in a folder to draw into."""
+    shutil.copy(trained / "settings.json", tmp_path)
+    return shutil.copy(trained / "nice.keras", tmp_path)
+
+
+def is_picture(path):
+    """Whether a file holds a picture with more than one colour."""
+    return np.ptp(imageio.imread(path)) > 0
+
+
+# --- What the codes and the likelihood of images are like ----------------------------
+
+
+def test_codes(model_path, tmp_path, capsys):
+    assert codes.main(["--model", model_path]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^test images +\d", printed, re.M)
+    assert is_picture(tmp_path / "spectrum.png")
+    assert is_picture(tmp_path / "codes.png")
+
+
+def test_the_spectrum_counts_dimensions(capsys):
+    codes.spectrum(np.sqrt([1, 4, 1, 1, 1]))  # half of the variance is in one of them
+    assert "1 of 5 dimensions hold 50% of variance" in capsys.readouterr().out
+
+
+def test_a_gaussian_has_a_kurtosis_of_3(capsys):
+    z = np.random.default_rng(0).normal(size=(20_000, 3))
+    z[:, 0] = 1  # a constant dimension has none, and is left out
+    codes.describe(z, z[:, 1:])
+    for line in capsys.readouterr().out.splitlines()[1:]:
+        kurtosis, heavy, close = re.findall(r"[\d.]+", line)
+        assert float(kurtosis) == pytest.approx(3, abs=0.1)
+        assert heavy == "0"
+        assert float(close) == pytest.approx(20, abs=1)
+
+
+def test_likelihood(model_path, digits, tmp_path, capsys):
+    assert likelihood.main(["--model", model_path]) == 0
+    printed = capsys.readouterr().out
+    for kind in ("test images", "upside down", "uniform noise", "own samples"):
+        assert re.search(rf"^{kind} +-?\d+ nats", printed, re.M)
+    _, (x_test, _) = data.load(digits)
+    nats = nice.load(model_path).log_likelihood(x_test)
+    assert f"test images   {nats.mean():9.0f} nats" in printed
+    assert is_picture(tmp_path / "likelihood.png")
+    assert is_picture(tmp_path / "extremes.png")
+
+
+def test_the_likeliest_images_come_first():
+    images = np.arange(60, dtype="uint8")[:, None, None] * np.ones((60, 8, 8), "uint8")
+    figure = likelihood.extremes(images, nats=np.arange(60))
+    (axes,) = figure.axes
+    pixels = axes.images[0].get_array()
+    assert pixels[0, 0] == 59
+    assert pixels[-1, -1] == 0
+
+
+def test_likelihood_needs_30_test_images(model_path, digits, tmp_path, refuse):
+    with np.load(digits) as arrays:
+        few = {"x_train": arrays["x_train"], "x_test": arrays["x_test"][:29]}
+    np.savez(tmp_path / "few.npz", **few)
+    options = ["--model", model_path, "--data", tmp_path / "few.npz"]
+    refuse(likelihood.main, options, "30 test images", "few.npz has 29")
+
+
+# --- Points of the plane -------------------------------------------------------------
+
+
+def test_plane(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        nice, "EVALUATION_BATCH", 20_000
+    )  # small points, in fewer calls
+    path = tmp_path / "plane.png"
+    assert plane.main(["--epochs", 1, "--output", path]) == 0
+    assert is_picture(path)
+    (nats,) = re.findall(r"new points: (-?[\d.]+) nats", capsys.readouterr().out)
+    assert math.isfinite(float(nats))
+
+
+# --- A step of one's own -------------------------------------------------------------
+
+
+def test_affine(digits, tmp_path, capsys):
+    path = tmp_path / "affine.png"
+    assert affine.main(["--data", digits, "--epochs", 1, "--output", path]) == 0
+    printed = capsys.readouterr().out
+    for name in ("NICE", "affine"):
+        line = rf"^{name}: .* 200 test images: -?[\d.]+ ± [\d.]+ nats, [\d.]+ bits"
+        assert re.search(line, printed, re.M)
+    assert is_picture(path)
+
+
+def test_the_affine_coupling():
+    """Its inverse, eq. by eq., and its log-determinant: that of the Jacobian."""
+    coupling = affine.AffineCoupling(1, 8)
+    coupling.build((None, 6))
+    randomise(coupling)
+    x = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
+    h, log_det = coupling(ops.convert_to_tensor(x))
+    np.testing.assert_allclose(numpy(coupling.inverse(h)), x, atol=1e-5)
+    assert np.ptp(numpy(log_det)) > 0.01  # it differs from image to image
+    for row, found in zip(x, numpy(log_det), strict=True):
+        matrix = jacobian(lambda x: coupling(x)[0], row).astype("float64")
+        _, expected = np.linalg.slogdet(matrix)
+        assert found == pytest.approx(expected, abs=1e-4)
