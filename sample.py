@@ -279,7 +279,11 @@ def parse(argv):
     add("--output", type=Path, help="file to write (default: beside the model)")
     add("--rows", type=command_line.positive, help="rows of the picture")
     add("--columns", type=command_line.positive, help="columns of the picture")
-    add("--temperature", type=command_line.real, help="how widely codes are spread")
+    add(
+        "--temperature",
+        type=command_line.not_negative_real,
+        help="how widely codes are spread",
+    )
     add("--label", type=int, help="draw images of this label only")
     add("--source", choices=["fitted", "prior"], help="where codes are drawn from")
     add("--seed", type=command_line.not_negative, help="of codes and chosen images")

@@ -108,7 +108,7 @@ def main(argv):
     add(
         "--temperatures",
         nargs="+",
-        type=command_line.real,
+        type=command_line.not_negative_real,
         default=[0.8],
         help="how widely codes are spread",
     )
