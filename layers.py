@@ -42,8 +42,8 @@ class AdditiveCoupling(FlowLayer):
     reversal last. Both directions give `m` the half that passed unchanged. So `m` is
     never inverted, and may be any network.
 
-    Without the reversal the same half would pass through every coupling unchanged
-    (eq. 13). It swaps even and odd positions only if D is even, so D must be.
+    Without the reversal the same half would pass through every coupling unchanged. It
+    swaps even and odd positions only if D is even, so D must be.
 
     With respect to (x1, x2) the Jacobian of (h1, h2) is triangular, and its diagonal is
     ones. Reversing and interleaving permute values. So log |det| = 0 (eq. 8).
@@ -112,7 +112,7 @@ class DiagonalScaling(FlowLayer):
     learns log s, so s is always positive.
 
     The same scaling can be read as a prior of h that is sigma = 1 / s wide in each
-    dimension (eqs. 16-17).
+    dimension.
 
     Args:
         learning_rate_multiplier: factor by which log s learns faster than the other

@@ -68,7 +68,7 @@ class Flow(keras.Model):
         log_det = 0.0
         for step in steps:
             z, step_log_det = step(z)
-            log_det = log_det + step_log_det  # (eqs. 10-12)
+            log_det = log_det + step_log_det  # those of a chain add up
         super().__init__(image, [z, log_det], **kwargs)
         self.image_shape = tuple(image_shape)
         self.size = size

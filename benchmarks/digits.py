@@ -22,7 +22,6 @@ import keras
 import numpy as np
 
 COUNT = 10_000  # digits to draw, and images to hold back
-STYLED = 40_000  # training images that styles of pixels are fitted to
 
 
 def train_judge(images, labels):
@@ -96,8 +95,9 @@ def nearest(images, training):
 
 def fit_pixels(images, labels):
     """Fit to pixels, without a flow, the same styles as a model has of its codes."""
-    pixels = images[:STYLED].reshape(STYLED, -1).astype("float32")
-    return styles.fit(pixels, labels[:STYLED], np.ones(784))
+    chosen = styles.images_to_fit(len(images), size=784)
+    pixels = images[chosen].reshape(-1, 784).astype("float32")
+    return styles.fit(pixels, labels[chosen], sigma=np.ones(784))
 
 
 @command_line.program("benchmarks.digits")

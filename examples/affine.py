@@ -11,11 +11,11 @@ of a likelihood is how narrow the density is around pixels that hardly ever chan
 nobody sees that. A table of how often each pixel has each grey level, which knows no
 shapes, is better than both flows (`python -m benchmarks.likelihood`).
 
-A step of your own takes no change elsewhere:
+A step of your own needs no change elsewhere:
 
-1. Write a `layers.FlowLayer` like the one below: `call`, `inverse` and `get_config`.
-2. Give it to `nice.Flow`: loss, likelihood, decoder, draws and saving follow from it.
-3. Add it to FLOWS and `build` in tests/test_flows.py: every test there then tries it.
+1. Write a `layers.FlowLayer` as below: `call`, `inverse` and, to save it, `get_config`.
+2. Give it to `nice.Flow`. Loss, likelihood, decoder, draws and saving follow from it.
+3. Add it to the list of steps in `build` of tests/test_flows.py: all tests try it then.
 """
 
 from support import command_line, data, pictures

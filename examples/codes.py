@@ -1,6 +1,6 @@
 """Are codes of real images like the prior?  python -m examples.codes
 
-spectrum.png shows sigma = 1 / s of each dimension, sorted (eqs. 16-17): where it is
+spectrum.png shows sigma = 1 / s of each dimension, sorted: where it is
 large, images differ; where it is small, they are nearly constant. codes.png shows
 single dimensions of codes of test images, with the noise of training, and of the prior.
 They differ, as a coupling only shifts: it cannot turn the spike of a pixel that is

@@ -193,7 +193,7 @@ def test_the_couplings_are_those_of_the_equations():
 
 
 def test_every_dimension_is_changed():
-    """By two couplings, as the reversal makes the halves take turns (eq. 13)."""
+    """By two couplings, as the reversal makes the halves take turns."""
     flow = nice.build_encoder((8,), couplings=2, output_activation="linear")
     x = np.random.default_rng(0).uniform(0, 1, 8).astype("float32")
     couplings = flow.steps[:2]

@@ -348,17 +348,6 @@ def test_jax_functions_take_a_model():
     assert gradient.shape == images.shape and np.all(np.isfinite(gradient))
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="of PyTorch")
-def test_torch_compiles_a_model():
-    import torch
-
-    model = small()
-    images = torch.tensor(noise_images(3).astype("float32"))
-    compiled = torch.compile(model.log_prob, backend="eager")
-    nats = numpy(model.log_prob(images))
-    np.testing.assert_allclose(numpy(compiled(images)), nats, rtol=1e-4)
-
-
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="of TensorFlow")
 def test_a_mirrored_strategy_trains_a_model():
     import tensorflow as tf
