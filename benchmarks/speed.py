@@ -93,7 +93,7 @@ def fit(sizes):
     import keras
 
     model = nice.build_encoder((28, 28))
-    model.compile(keras.optimizers.Adam(1e-3))
+    model.compile(keras.optimizers.Adam(1e-3), jit_compile=nice.use_xla())
     count = sizes["steps"] * sizes["batch"]
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, 28, 28), dtype="uint8")

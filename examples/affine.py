@@ -115,7 +115,7 @@ def train(model, images, epochs):
     """Train a flow by Adam, with a rate that falls from 0.001 to 0 along a cosine."""
     batches = nice.Batches(images, batch_size=128, noise=model.noise)
     rate = keras.optimizers.schedules.CosineDecay(1e-3, epochs * len(batches))
-    model.compile(keras.optimizers.Adam(rate))
+    model.compile(keras.optimizers.Adam(rate), jit_compile=nice.use_xla())
     # `Batches` shuffles by itself.
     model.fit(batches, epochs=epochs, shuffle=False, verbose=2)
 
