@@ -49,7 +49,7 @@ class AdditiveCoupling(FlowLayer):
     ones. Reversing and interleaving permute values. So log |det| = 0 (eq. 8).
 
     The encoder subtracts and the decoder adds, the reverse of the paper. If `m` ends in
-    a ReLU, each step of the decoder only adds, and pixels are positive.
+    a ReLU, each step of the decoder only adds. That suits pixels, never negative.
 
     Args:
         hidden_layers: number of hidden layers of `m`.
