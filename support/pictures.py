@@ -45,7 +45,7 @@ class Sheet:
 def save(path, picture):
     """Write a picture whole: an array of pixels, a list of them (.gif), or a figure."""
     if hasattr(picture, "savefig"):  # matplotlib's
-        files.write_whole(path, lambda partial: picture.savefig(partial, dpi=100))
+        files.write_whole(path, lambda partial: picture.savefig(partial, dpi=200))
         return
     options = {}
     if isinstance(picture, list):
