@@ -105,7 +105,7 @@ def traverse_sheet(model, images, rows=3, columns=9, seed=0):
     return Sheet(
         decode_grid(model, np.stack(lines)),
         row_names=names,
-        column_names=[f"{amount:.3g}".replace("-", "−") for amount in amounts],
+        column_names=[pictures.minus(f"{amount:.3g}") for amount in amounts],
         row_blocks=[("", len(names) // rows)] * rows,
         column_blocks=[("standard deviations of the label's codes", columns)],
         framed=(columns // 2,),
@@ -211,7 +211,7 @@ def inpaint_sheet(model, images, rows=4, count=24, steps=300, seed=0):
         blocks.append((f"{name} hidden", 2))
     notes = []
     for row in np.stack(measured, axis=1)[:rows]:
-        notes.append([f"{value:.0f} nats".replace("-", "−") for value in row])
+        notes.append([pictures.minus(f"{value:.0f} nats") for value in row])
     return Sheet(
         np.stack(shown, axis=1)[:rows],
         column_names=names,

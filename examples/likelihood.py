@@ -55,20 +55,22 @@ def from_axis(place):
 def histograms(nats):
     """Plot log q(x), in nats, of some kinds of images: a dict of arrays."""
     everything = np.concatenate(list(nats.values()))
-    ends = to_axis(np.array([everything.min(), everything.max()]))
-    edges = from_axis(np.linspace(*ends, 91))
+    everything = to_axis(everything)
+    places = np.linspace(everything.min(), everything.max(), 91)
+    edges = from_axis(places)
     figure, axes = pictures.plot()
     axes.set_xscale("function", functions=(to_axis, from_axis))
     for number, (name, values) in enumerate(nats.items()):
         colour = f"C{number}"
-        counts, _ = np.histogram(values, edges)
+        counts, _ = np.histogram(to_axis(values), places)
         axes.stairs(counts, edges, color=colour, linewidth=1.5)
         peak = edges[np.argmax(counts)]
-        text = f"{name} \nmean {values.mean():.0f} "
+        mean = pictures.minus(f"{values.mean():,.0f}")
+        text = f"{name} \nmean {mean} "
         axes.text(peak, counts.max(), text, color=colour, ha="right", va="top")
         axes.axvline(values.mean(), color=colour, linewidth=1, linestyle=":")
-    shown = [tick for tick in TICKS if everything.min() < tick < everything.max()]
-    axes.set_xticks(shown, [f"{tick:,}".replace("-", "−") for tick in shown])
+    shown = [tick for tick in TICKS if edges[0] < tick < edges[-1]]
+    axes.set_xticks(shown, [pictures.minus(f"{tick:,}") for tick in shown])
     axes.set(xlabel="log q(x) (nats; linear above 0, logarithmic below)")
     axes.set(ylabel="images in a bar")
     axes.spines[["top", "right"]].set_visible(False)

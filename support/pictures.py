@@ -196,6 +196,11 @@ def block_ends(blocks):
     return ends
 
 
+def minus(number):
+    """A number's text with a minus sign, where it has a hyphen."""
+    return number.replace("-", "−")
+
+
 def animate(sheet):
     """The columns of a sheet one after another, there and back: a list of frames."""
     frames = []
