@@ -9,6 +9,7 @@ from support import command_line, data, devices, files, pictures
 from support.errors import UserError
 from support.pictures import Sheet
 
+import layers
 import nice
 
 import copy
@@ -68,20 +69,27 @@ def decode_grid(model, z):
 def interpolate_sheet(model, images, rows=8, columns=11, seed=0):
     """Straight lines between the codes of two test images.
 
-    The line is (1 - t) a + t b, with t from 0 to 1. Its ends are the images themselves.
+    The line is (1 - t) a + t b, with t from 0 to 1. Its ends are the images themselves;
+    they have frames.
     """
     z = model.encode(choose(images, 2 * rows, seed))
     a = z[:rows]
     b = z[rows:]
-    points = [(1 - t) * a + t * b for t in np.linspace(0, 1, columns, dtype="float32")]
-    return Sheet(decode_grid(model, np.stack(points, axis=1)))
+    amounts = np.linspace(0, 1, columns, dtype="float32")
+    points = [(1 - t) * a + t * b for t in amounts]
+    return Sheet(
+        decode_grid(model, np.stack(points, axis=1)),
+        column_names=[f"{t:.2g}" for t in amounts],
+        framed=(0, columns - 1),
+    )
 
 
 def traverse_sheet(model, images, rows=3, columns=9, seed=0):
     """Test images, moved along the first three axes of their label.
 
-    Each is moved by up to three deviations either way, and stands in the middle itself.
-    Its label is that of the mean which is nearest to its code.
+    Each is moved by up to three standard deviations of its label's codes either way,
+    and stands in the middle itself, in a frame. Its label is that of the mean which is
+    nearest to its code.
     """
     if model.styles is None:
         raise UserError("no styles are fitted to this model's codes yet")
@@ -94,8 +102,14 @@ def traverse_sheet(model, images, rows=3, columns=9, seed=0):
         for number, axis in enumerate(model.styles.axes_of(index)[:3], 1):
             lines.append(z + amounts[:, None] * axis)
             names.append(f"axis {number}")
-    column_names = [f"{amount:+.2f}" for amount in amounts]
-    return Sheet(decode_grid(model, np.stack(lines)), names, column_names)
+    return Sheet(
+        decode_grid(model, np.stack(lines)),
+        row_names=names,
+        column_names=[pictures.minus(f"{amount:.3g}") for amount in amounts],
+        row_blocks=[("", len(names) // rows)] * rows,
+        column_blocks=[("standard deviations of the label's codes", columns)],
+        framed=(columns // 2,),
+    )
 
 
 def walk(model, x):
@@ -116,45 +130,94 @@ def walk_back(model, z):
     return seen
 
 
-def stages_sheet(model, images, rows=4, temperature=0.8, source="fitted", seed=0):
-    """Every step: random codes become images, and test images become codes.
+def upright(model, walked):
+    """Turn what `walk` or `walk_back` has seen the way that images lie.
 
-    A column shows what is left when the step that it names is undone. Codes are drawn
-    around mid grey. Each coupling turns the picture, as it reverses the values.
+    Each additive coupling reverses the values. That turns a picture by 180 degrees, and
+    every second coupling turns it back. Steps of a reader's own are left as they are.
+
+    Args:
+        walked: a list of arrays (n, D), from x to the code.
+
+    Returns:
+        Such a list.
     """
+    shown = [walked[0]]
+    reversed_values = False
+    for step, h in zip(model.steps, walked[1:], strict=True):
+        if isinstance(step, layers.AdditiveCoupling):
+            reversed_values = not reversed_values
+        if reversed_values:
+            h = h[:, ::-1]
+        shown.append(h)
+    return shown
+
+
+def stages_sheet(model, images, rows=4, temperature=0.8, source="fitted", seed=0):
+    """Every step: test images become codes, and random codes become images.
+
+    A column shows the values after the step that it names; all stand upright. Test
+    images have noise as in training. A code is drawn around mid grey: black is -3.2,
+    white is 3.2.
+    """
+    pixels = choose(images, rows, seed).reshape(rows, -1)
+    noise = np.random.default_rng(seed).random(pixels.shape, "float32")
+    x = (pixels + model.noise * noise) / np.float32(model.levels)
+    encoded = walk(model, x)
     z = model.sample_codes(rows, temperature, seed, source=source)
-    drawn = walk_back(model, z)
-    x = choose(images, rows, seed).reshape(rows, -1) / np.float32(model.levels)
-    encoded = walk(model, x)[::-1]
+    drawn = walk_back(model, z)[::-1]
     blocks = []
-    for code, *hidden in (drawn, encoded):
-        pixels = [128 + 40 * code, *[model.levels * h for h in hidden]]
-        blocks.append(np.stack(pixels, axis=1))
-    sheet = np.concatenate(blocks).reshape(2 * rows, len(drawn), *model.image_shape)
-    undone = [f"coupling {number}" for number in range(len(model.steps) - 1, 0, -1)]
-    names = ["random code"] * rows + ["test image"] * rows
-    return Sheet(sheet, names, ["code", "h", *undone])
+    for walked in (encoded, drawn):
+        *hidden, code = upright(model, walked)
+        columns = [model.levels * h for h in hidden]
+        columns.append(128 + 40 * code)
+        blocks.append(np.stack(columns, axis=1))
+    stages = np.concatenate(blocks)
+    after = [f"after {number}" for number in range(1, len(model.steps))]
+    return Sheet(
+        stages.reshape(*stages.shape[:2], *model.image_shape),
+        column_names=["x", *after, "code"],
+        row_blocks=[
+            ("test images  ⟶  their codes", rows),
+            ("new images  ⟵  random codes", rows),
+        ],
+    )
 
 
 def inpaint_sheet(model, images, rows=4, count=24, steps=300, seed=0):
     """Hidden pixels, found by gradient ascent on log q(x) (paper, section 5.2).
 
-    For each mask: the image, what the model sees of it, and what it fills in. Prints
-    the mean log-likelihood of `count` images as they are, masked with grey, and filled
-    in.
+    The image comes first. Then, for each mask, what the model sees of it, with grey for
+    the rest, and what it fills in. Below each is its log-likelihood. Prints the mean
+    log-likelihood of `count` images.
     """
     images = choose(images, max(rows, count), seed).astype("float32")
-    sheet = []
-    names = []
+    nats = model.log_likelihood(images)
+    shown = [images]
+    measured = [nats]
+    names = ["original"]
+    blocks = [("", 1)]
     print("log-likelihood  original    masked  in-painted")
     for name, mask in masks(model.image_shape).items():
         masked = np.where(mask, 127.5, images)
         filled = fill_in(model, images, mask, steps, seed)
-        nats = [model.log_likelihood(x).mean() for x in (images, masked, filled)]
-        print(f"{name:14}{nats[0]:10.0f}{nats[1]:10.0f}{nats[2]:12.0f}", flush=True)
-        sheet += [images[:rows], masked[:rows], filled[:rows]]
-        names += ["", name, ""]
-    return Sheet(np.stack(sheet, axis=1), column_names=names)
+        masked_nats = model.log_likelihood(masked)
+        filled_nats = model.log_likelihood(filled)
+        means = f"{masked_nats.mean():10.0f}{filled_nats.mean():12.0f}"
+        print(f"{name:14}{nats.mean():10.0f}{means}", flush=True)
+        shown += [masked, filled]
+        measured += [masked_nats, filled_nats]
+        names += ["seen", "filled in"]
+        blocks.append((f"{name} hidden", 2))
+    notes = []
+    for row in np.stack(measured, axis=1)[:rows]:
+        notes.append([pictures.minus(f"{value:.0f} nats") for value in row])
+    return Sheet(
+        np.stack(shown, axis=1)[:rows],
+        column_names=names,
+        column_blocks=blocks,
+        notes=notes,
+    )
 
 
 def masks(image_shape):

@@ -1,10 +1,10 @@
 """Are codes of real images like the prior?  python -m examples.codes
 
-spectrum.png shows sigma = 1 / s of each dimension, sorted: where it is
-large, images differ; where it is small, they are nearly constant. codes.png shows
-single dimensions of codes of test images, with the noise of training, and of the prior.
-They differ, as a coupling only shifts: it cannot turn the spike of a pixel that is
-nearly always black into a bell.
+spectrum.png shows sigma = 1 / s of each dimension, sorted: where it is large, images
+differ; where it is small, they are nearly constant. codes.png shows four dimensions, of
+codes of test images, with the noise of training, and of the prior. They differ, as a
+coupling only shifts: it cannot turn the spike of a pixel that is nearly always black
+into a bell. Where a pixel is always black, only the noise is left, a box.
 """
 
 from support import command_line, data, files, pictures
@@ -15,6 +15,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from keras import ops
+
+# The dimensions shown, by the share of dimensions whose sigma is larger.
+SHARES = np.array([0, 0.15, 0.5, 1])
 
 
 def spectrum(sigma):
@@ -50,22 +54,44 @@ def describe(z, drawn):
         print(f"{name:15}{median:15.1f}{heavy:12.0%}{close:12.0%}")
 
 
-def histograms(z, drawn, sigma):
-    """Plot eight dimensions of codes, from the largest sigma to the smallest.
+def shape_of(values, clean):
+    """What the histogram of a dimension is like, in words.
 
     Args:
-        z, drawn: as in `describe`.
-        sigma: of each dimension, (D,).
+        values: of codes of images with noise, (n,).
+        clean: of codes of the same images without noise, (n,).
     """
-    places = np.linspace(0, len(sigma) - 1, 8).round().astype(int)
-    chosen = np.argsort(-sigma)[places]
-    bins = np.linspace(-5, 5, 101)
-    figure, axes = pictures.plot(9, 4.5, rows=2, columns=4)
-    for dimension, ax in zip(chosen, axes.flat, strict=True):
-        ax.hist(z[:, dimension], bins, density=True, label="test images")
-        ax.hist(drawn[:, dimension], bins, density=True, histtype="step", label="prior")
-        ax.set(yscale="log", ylim=(1e-3, 30), title=f"sigma {sigma[dimension]:.4f}")
-    axes.flat[0].legend(fontsize=8)
+    if clean.var() < 0.1 * values.var():
+        return "box: only noise"
+    if np.mean(abs(values) < 0.25) > 0.4:  # of the prior it is 0.2
+        return "spike: background"
+    return "no spike"
+
+
+def histograms(z, clean, sigma, prior):
+    """Plot four dimensions of codes, from the largest sigma to the smallest.
+
+    Args:
+        z: codes of test images with noise, (n, D).
+        clean: codes of the same images without noise, (n, D).
+        sigma: of each dimension, (D,).
+        prior: of the model.
+    """
+    chosen = np.argsort(-sigma)[(SHARES * (len(sigma) - 1)).round().astype(int)]
+    ends = np.linspace(-5, 5, 101)
+    nats = prior.log_prob(ops.convert_to_tensor(ends[:, None]))
+    density = np.exp(ops.convert_to_numpy(nats))
+    figure, axes = pictures.plot(9, 2.8, columns=len(chosen))
+    for dimension, ax in zip(chosen, axes, strict=True):
+        values = z[:, dimension]
+        shape = shape_of(values, clean[:, dimension])
+        ax.hist(values, ends, density=True, color="0.6", label="test images")
+        ax.plot(ends, density, color="C1", label="prior")
+        ax.set(yscale="log", ylim=(1e-3, 30), xlabel="value in the code")
+        ax.set_title(f"sigma {sigma[dimension]:.4f}\n{shape}", fontsize=10)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("density")
+    axes[0].legend(fontsize=8, loc="upper left", frameon=False)
     return figure
 
 
@@ -81,11 +107,12 @@ def main(argv):
     _, (x_test, _) = data.load(source)
 
     z = model.encode(x_test, model.noise)
+    clean = model.encode(x_test)
     drawn = model.sample_codes(len(z), temperature=1.0, source="prior")
     describe(z, drawn)
     made = {
         "spectrum.png": spectrum(model.sigma),
-        "codes.png": histograms(z, drawn, model.sigma),
+        "codes.png": histograms(z, clean, model.sigma, model.prior),
     }
     for name, picture in made.items():
         path = args.model.parent / name

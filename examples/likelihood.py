@@ -1,9 +1,9 @@
 """What does the model find likely?  python -m examples.likelihood
 
-likelihood.png shows log q(x) of test images, of the same upside down, and of the
-model's own samples: codes of the prior at temperature 1, decoded, not clipped. Uniform
-noise is far less likely, and only printed. extremes.png shows the likeliest and the
-least likely test images.
+likelihood.png shows log q(x) of test images, of the same upside down (turned by 180
+degrees), and of the model's own samples: codes of the prior at temperature 1, decoded,
+not clipped. Uniform noise is far less likely, and only printed. extremes.png shows the
+likeliest and the least likely test images.
 """
 
 from support import command_line, data, files, pictures
@@ -18,6 +18,7 @@ import numpy as np
 
 COLUMNS = 15  # of extremes.png
 SHOWN = 2 * COLUMNS  # images at either end
+TICKS = (-30_000, -10_000, -3_000, -1_000, 0, 500, 1_000, 1_500)  # nats
 
 
 def measure(model, images):
@@ -34,28 +35,56 @@ def measure(model, images):
     }
 
 
+def to_axis(nats):
+    """Where log q(x) is on the axis: linear above 0, logarithmic below.
+
+    Most images are above 0, and some are very far below.
+    """
+    above = np.maximum(nats, 0) / 300
+    below = np.log1p(np.maximum(-nats, 0) / 300)
+    return above - below
+
+
+def from_axis(place):
+    """The inverse of `to_axis`."""
+    above = np.maximum(place, 0) * 300
+    below = np.expm1(np.maximum(-place, 0)) * 300
+    return above - below
+
+
 def histograms(nats):
     """Plot log q(x), in nats, of some kinds of images: a dict of arrays."""
     everything = np.concatenate(list(nats.values()))
-    edges = np.linspace(np.quantile(everything, 0.05), everything.max(), 80)
+    everything = to_axis(everything)
+    places = np.linspace(everything.min(), everything.max(), 91)
+    edges = from_axis(places)
     figure, axes = pictures.plot()
-    for name, values in nats.items():
-        values = np.maximum(values, edges[0])  # what lies further left, too
-        axes.hist(values, edges, histtype="step", linewidth=1.5, label=name)
-    axes.set(xlabel="log q(x) (nats; the first bar: this or less)", ylabel="images")
-    axes.legend(loc="upper left")
+    axes.set_xscale("function", functions=(to_axis, from_axis))
+    for number, (name, values) in enumerate(nats.items()):
+        colour = f"C{number}"
+        counts, _ = np.histogram(to_axis(values), places)
+        axes.stairs(counts, edges, color=colour, linewidth=1.5)
+        peak = edges[np.argmax(counts)]
+        mean = pictures.minus(f"{values.mean():,.0f}")
+        text = f"{name} \nmean {mean} "
+        axes.text(peak, counts.max(), text, color=colour, ha="right", va="top")
+        axes.axvline(values.mean(), color=colour, linewidth=1, linestyle=":")
+    shown = [tick for tick in TICKS if edges[0] < tick < edges[-1]]
+    axes.set_xticks(shown, [pictures.minus(f"{tick:,}") for tick in shown])
+    axes.set(xlabel="log q(x) (nats; linear above 0, logarithmic below)")
+    axes.set(ylabel="images in a bar")
+    axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def extremes(images, nats):
-    """The likeliest images and the least likely: a picture."""
+def extremes_sheet(images, nats):
+    """The likeliest images, and the least likely."""
     order = np.argsort(-nats)
-    likeliest = images[order[:SHOWN]]
-    least_likely = images[order[-SHOWN:]]
-    chosen = np.concatenate([likeliest, least_likely])
-    chosen = chosen.reshape(-1, COLUMNS, *images.shape[1:])
-    names = ["likeliest"] * 2 + ["least likely"] * 2
-    return pictures.draw(pictures.Sheet(chosen, names))
+    chosen = np.concatenate([order[:SHOWN], order[-SHOWN:]])
+    shown = images[chosen].reshape(-1, COLUMNS, *images.shape[1:])
+    rows = SHOWN // COLUMNS
+    blocks = [("the likeliest test images", rows), ("the least likely", rows)]
+    return pictures.Sheet(shown, row_blocks=blocks)
 
 
 @command_line.program("examples.likelihood")
@@ -79,7 +108,7 @@ def main(argv):
     del nats["uniform noise"]  # on one axis with it all the rest would be a single bar
     made = {
         "likelihood.png": histograms(nats),
-        "extremes.png": extremes(x_test, nats["test images"]),
+        "extremes.png": pictures.draw(extremes_sheet(x_test, nats["test images"])),
     }
     for name, picture in made.items():
         path = args.model.parent / name

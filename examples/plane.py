@@ -1,9 +1,12 @@
 """What do couplings and scaling do?  python -m examples.plane
 
 The layers that learn digits learn points of the plane (D = 2), on two half circles, in
-seconds. The picture shows the density q(x), then a grid and some points after each
-step. A coupling shears the plane, and each cell of the grid keeps its area; only the
-scaling changes areas, all by one factor.
+seconds. plane.png shows, above, how the encoder bends a grid and moves points, step by
+step. A coupling moves points up and down, or else to the left and right, and each cell
+keeps its area. The scaling changes all areas by one factor. Below is the way back: the
+density, from the prior to q(x), as the decoder undoes one step after another.
+
+As each coupling swaps the two coordinates, every second panel is swapped back.
 """
 
 from support import command_line, pictures
@@ -16,8 +19,11 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from keras import ops
 
 WHITE = 255  # flows take grey levels, so a point (x, y) is the image (255 x, 255 y)
+CELL = 0.1  # side of a cell of the grid
+CELLS = {"#0072b2": (0.2, 0.5), "#e69f00": (0.5, 0.1)}  # colours, lower left corners
 
 
 def half_circles(count, seed):
@@ -33,10 +39,10 @@ def half_circles(count, seed):
 
 
 def build_flow():
-    """Six couplings and a scaling of the plane."""
+    """Four couplings and a scaling of the plane."""
     return nice.build_encoder(
         (2,),
-        couplings=6,
+        couplings=4,
         hidden_layers=2,
         hidden_units=64,
         output_activation="linear",
@@ -46,30 +52,108 @@ def build_flow():
     )
 
 
+def walk(model, points):
+    """Encode points (n, 2): a list of arrays (n, 2), from x to z, none swapped."""
+    return sample.upright(model, sample.walk(model, points.astype("float32")))
+
+
+def outline(corner):
+    """Points (401, 2) along the sides of a cell, and back to its lower left corner."""
+    corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1), (0, 0)])
+    corners = corner + CELL * corners
+    along = np.linspace(0, 4, 401)
+    x = np.interp(along, range(5), corners[:, 0])
+    y = np.interp(along, range(5), corners[:, 1])
+    return np.stack([x, y], axis=1)
+
+
+def area(points):
+    """The area inside a closed line (n, 2), by the shoelace formula."""
+    x, y = points.astype("float64").T
+    return abs(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1])) / 2
+
+
+def densities(model, meshes):
+    """The density after no step, after one, ... after all: a list of arrays (n,).
+
+    Args:
+        meshes: a list of points (n, 2) to measure each of them at, none swapped.
+    """
+    found = []
+    # To swap is its own inverse, so this gives the points as the steps see them.
+    for number, h in enumerate(sample.upright(model, meshes)):
+        h = ops.convert_to_tensor(h)
+        log_det = 0.0
+        for step in model.steps[number:]:
+            h, step_log_det = step(h)
+            log_det = log_det + step_log_det
+        nats = model.log_density(h, log_det)
+        found.append(np.exp(ops.convert_to_numpy(nats)))
+    return found
+
+
+def windows(moved):
+    """A square around the points of each panel: lists of centres, and of half sides.
+
+    All panels have one scale, but for the last: the scaling makes its units others.
+    """
+    centres = []
+    reaches = []
+    for points in moved:
+        low, high = np.quantile(points, (0.002, 0.998), axis=0)
+        centres.append((low + high) / 2)
+        reaches.append(1.15 * np.max(high - low) / 2)
+    common = max(reaches[:-1])
+    return centres, [common] * (len(moved) - 1) + reaches[-1:]
+
+
 def plot(model, points):
-    """The density, and the grid bent step by step: a matplotlib figure."""
-    side = np.linspace(0, 1, 201, dtype="float32")
+    """The grid bent step by step, and the density on the way back; prints areas."""
+    side = np.linspace(0, 1, 201)
     mesh = np.stack(np.meshgrid(side, side), axis=-1)  # y, x, and the point's (x, y)
-    nats = model.log_likelihood(WHITE * mesh.reshape(-1, 2))
-    density = np.exp(nats).reshape(201, 201)
+    every = round(200 * CELL)
+    lines = np.concatenate([mesh[::every], mesh[:, ::every].swapaxes(0, 1)])
+    bent = walk(model, lines.reshape(-1, 2))
+    moved = walk(model, points)
+    centres, reaches = windows(moved)
 
-    across = mesh[::10]
-    upwards = mesh[:, ::10].swapaxes(0, 1)
-    lines = np.concatenate([across, upwards])  # line, point on it, (x, y)
-    bent = sample.walk(model, lines.reshape(-1, 2))
-    moved = sample.walk(model, points[:1000])
-    names = ["x"]
-    names += [f"coupling {number}" for number in range(1, len(model.steps))]
-    names += ["scaling: z"]
-
-    figure, axes = pictures.plot(8, 8, rows=3, columns=3)
-    axes[0, 0].imshow(density, origin="lower")
-    axes[0, 0].set(title="density q(x)", xticks=[], yticks=[])
-    for ax, name, grid, dots in zip(axes.flat[1:], names, bent, moved, strict=True):
+    count = len(moved)
+    figure, axes = pictures.plot(8.6, 3.5, rows=2, columns=count)
+    names = ["data x"]
+    names += [f"⟶ after {number}" for number in range(1, count - 1)]
+    names += ["⟶ code z"]
+    for ax, name, grid, dots in zip(axes[0], names, bent, moved, strict=True):
         grid = grid.reshape(lines.shape)
-        ax.plot(grid[:, :, 0].T, grid[:, :, 1].T, color="0.7", linewidth=0.5)
-        ax.scatter(dots[:, 0], dots[:, 1], s=2, zorder=2)
-        ax.set(title=name, aspect="equal", adjustable="datalim", xticks=[], yticks=[])
+        ax.plot(grid[:, :, 0].T, grid[:, :, 1].T, color="0.75", linewidth=0.5)
+        ax.scatter(*dots[:1000].T, s=1, color="0.35", linewidths=0, zorder=2)
+        ax.set_title(name, fontsize=9)
+    for colour, corner in CELLS.items():
+        shapes = walk(model, outline(corner))
+        areas = [area(shape) for shape in shapes]
+        print("areas of a cell:", *[f"{value:.4f}" for value in areas])
+        for column, shape in enumerate(shapes):
+            axes[0, column].fill(*shape.T, color=colour, alpha=0.8, zorder=3)
+            axes[1, column].plot(*shape.T, color=colour, linewidth=1)
+            axes[0, column].set_xlabel(f"cells: {areas[column]:.4f}", fontsize=8)
+
+    ticks = np.linspace(-1, 1, 301)
+    square = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
+    meshes = []
+    for centre, reach in zip(centres, reaches, strict=True):
+        meshes.append((centre + reach * square).astype("float32"))
+    names = ["q(x) ⟵"]
+    names += [f"{number} undone ⟵" for number in range(2, count - 1)]
+    names += ["scaling undone ⟵", "prior"]
+    found = densities(model, meshes)
+    for column in range(count):
+        (left, bottom), (right, top) = meshes[column][[0, -1]]
+        extent = (left, right, bottom, top)
+        density = found[column].reshape(301, 301)
+        axes[1, column].imshow(density, cmap="Greys", origin="lower", extent=extent)
+        axes[1, column].set_title(names[column], fontsize=9)
+        for ax in axes[:, column]:
+            limits = {"xlim": (left, right), "ylim": (bottom, top)}
+            ax.set(**limits, aspect="equal", xticks=[], yticks=[])
     return figure
 
 

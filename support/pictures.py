@@ -11,19 +11,41 @@ import numpy as np
 GRID = 15  # rows and columns of a grid of draws, as in the article
 
 
+# A sheet that has texts beside its images, in pixels.
+LINE = 18  # height of a line of text
+LETTER = 9  # width of a letter, at most
+APART = 3  # between two images
+GAP = 14  # between two blocks of rows or columns, more than between two images
+
+
 @dataclasses.dataclass
 class Sheet:
-    """Images (rows, columns, *image_shape), and names of rows and columns, if any."""
+    """Images in rows and columns, and what is drawn beside them.
+
+    Args:
+        images: array (rows, columns, *image_shape), in grey levels.
+        row_names: a text for each row, on its left.
+        column_names: a text for each column, above it.
+        row_blocks: pairs (heading, number of rows). Each block of rows stands apart,
+            with its heading above it.
+        column_blocks: pairs (heading, number of columns), likewise.
+        notes: for each row a list of texts, one below each of its images.
+        framed: indices of columns whose images have a frame.
+    """
 
     images: np.ndarray
     row_names: list = ()
     column_names: list = ()
+    row_blocks: list = ()
+    column_blocks: list = ()
+    notes: list = ()
+    framed: tuple = ()
 
 
 def save(path, picture):
     """Write a picture whole: an array of pixels, a list of them (.gif), or a figure."""
     if hasattr(picture, "savefig"):  # matplotlib's
-        files.write_whole(path, lambda partial: picture.savefig(partial, dpi=100))
+        files.write_whole(path, lambda partial: picture.savefig(partial, dpi=200))
         return
     options = {}
     if isinstance(picture, list):
@@ -51,28 +73,132 @@ def grid(images, rows, columns, zoom=1):
 
 
 def draw(sheet, zoom=2):
-    """Draw a sheet as a grid: pixels, or a figure if its rows or columns have names."""
-    rows, columns, _, width = sheet.images.shape[:4]
-    for name in sheet.column_names:  # a letter is some 7 pixels wide
-        zoom = max(zoom, math.ceil(7 * len(name) / width))
-    picture = grid(np.concatenate(sheet.images), rows, columns, zoom)
-    if not sheet.row_names and not sheet.column_names:
-        return picture
-    left = 0
+    """Draw a sheet: pixels, or a figure if there is anything beside its images.
+
+    A pixel is drawn `zoom` pixels wide, or wider if a text needs it.
+    """
+    fields = dataclasses.fields(sheet)
+    beside = [getattr(sheet, field.name) for field in fields if field.name != "images"]
+    if any(beside):
+        return draw_with_texts(sheet, zoom)
+    rows, columns = sheet.images.shape[:2]
+    return grid(np.concatenate(sheet.images), rows, columns, zoom)
+
+
+def draw_with_texts(sheet, zoom):
+    """Draw a sheet and what is beside its images: a matplotlib figure."""
+    # Images are as wide as the texts above and below them.
+    rows, columns, height, width, *channels = sheet.images.shape
+    texts = list(sheet.column_names)
+    for row in sheet.notes:
+        texts += row
+    for text in texts:
+        zoom = max(zoom, math.ceil(LETTER * len(text) / width))
+    height *= zoom
+    width *= zoom
+
+    # Where rows and columns begin.
+    left = APART
     if sheet.row_names:
-        left = 16 + 8 * max(len(name) for name in sheet.row_names)
-    above = 24 if sheet.column_names else 0
-    height = picture.shape[0] + above
-    width = picture.shape[1] + left
-    figure, axes = plot(width / 100, height / 100, layout="none")
-    axes.set_position((left / width, 0, 1 - left / width, 1 - above / height))
-    extent = (0, columns, rows, 0)
-    axes.imshow(picture, cmap="gray", vmin=0, vmax=255, aspect="auto", extent=extent)
-    axes.set_yticks(np.arange(len(sheet.row_names)) + 0.5, sheet.row_names)
-    axes.set_xticks(np.arange(len(sheet.column_names)) + 0.5, sheet.column_names)
-    axes.tick_params(length=0, labelsize=8, labeltop=True, labelbottom=False)
-    axes.spines[:].set_visible(False)
+        left += LETTER * (1 + max(len(name) for name in sheet.row_names))
+    headings_above = heading_height(sheet.column_blocks)
+    above = APART + headings_above
+    if sheet.column_names:
+        above += LINE
+    row_height = height + APART
+    if sheet.notes:
+        row_height += LINE
+    row_heading = heading_height(sheet.row_blocks)
+    tops, bottom = places(above, row_height, rows, sheet.row_blocks, row_heading)
+    lefts, right = places(left, width + APART, columns, sheet.column_blocks)
+
+    # The images, on white.
+    pixels = np.full((bottom, right, *channels), 255, "uint8")
+    for y, row in zip(tops, sheet.images, strict=True):
+        for x, image in zip(lefts, row, strict=True):
+            tile = grid(image[None], 1, 1, zoom).reshape(height, width, *channels)
+            pixels[y : y + height, x : x + width] = tile
+    figure, axes = plot(right / 100, bottom / 100, layout="none")
+    axes.set_position((0, 0, 1, 1))
+    axes.set_axis_off()
+    extent = (0, right, bottom, 0)  # so that positions are pixels, from the top left
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, aspect="auto", extent=extent)
+
+    # What is beside them.
+    def write(x, y, text, align="center"):
+        axes.text(x, y, text, ha=align, va="center", fontsize=10)
+
+    for y, name in zip(tops, sheet.row_names, strict=False):
+        write(left - LETTER, y + height / 2, name, "right")
+    for x, name in zip(lefts, sheet.column_names, strict=False):
+        write(x + width / 2, headings_above + LINE / 2, name)
+    for y, notes in zip(tops, sheet.notes, strict=False):
+        for x, note in zip(lefts, notes, strict=True):
+            write(x + width / 2, y + height + LINE / 2, note)
+    for heading, first, last in block_ends(sheet.column_blocks):
+        write((lefts[first] + lefts[last] + width) / 2, LINE / 2, heading)
+    for heading, first, _ in block_ends(sheet.row_blocks):
+        write((left + right) / 2, tops[first] - APART - LINE / 2, heading)
+    for column in sheet.framed:
+        for y in tops:
+            corner = (lefts[column] - APART / 2, y - APART / 2)
+            frame(axes, corner, width + APART, height + APART)
     return figure
+
+
+def frame(axes, corner, width, height):
+    """Draw a coloured frame, of lines as wide as two images are apart."""
+    from matplotlib.patches import Rectangle  # here, as it takes half a second
+
+    points = APART * 72 / 100  # the width of lines is in points
+    style = {"fill": False, "edgecolor": "#e69f00", "linewidth": points}
+    axes.add_patch(Rectangle(corner, width, height, **style))
+
+
+def heading_height(blocks):
+    """The height of the headings of blocks, in pixels: 0 if all are empty."""
+    if any(heading for heading, _ in blocks):
+        return LINE
+    return 0
+
+
+def places(start, step, count, blocks, heading=0):
+    """Where rows or columns begin.
+
+    Args:
+        start: pixels before the first.
+        step: pixels from one to the next.
+        count: how many there are.
+        blocks: as in a `Sheet`.
+        heading: pixels before each block, for its heading.
+
+    Returns:
+        A list of positions in pixels, and the position after the last of them.
+    """
+    begins = []
+    for number, (_, length) in enumerate(blocks or [("", count)]):
+        if number > 0:
+            start += GAP
+        start += heading
+        for _ in range(length):
+            begins.append(start)
+            start += step
+    return begins, start
+
+
+def block_ends(blocks):
+    """The heading of each block, and where it begins and ends: indices of rows."""
+    ends = []
+    first = 0
+    for heading, length in blocks:
+        ends.append((heading, first, first + length - 1))
+        first += length
+    return ends
+
+
+def minus(number):
+    """A number's text with a minus sign, where it has a hyphen."""
+    return number.replace("-", "−")
 
 
 def animate(sheet):

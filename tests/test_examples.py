@@ -69,11 +69,24 @@ def test_likelihood(model_path, digits, tmp_path, capsys):
 
 def test_the_likeliest_images_come_first():
     images = np.arange(60, dtype="uint8")[:, None, None] * np.ones((60, 8, 8), "uint8")
-    figure = likelihood.extremes(images, nats=np.arange(60))
-    (axes,) = figure.axes
-    pixels = axes.images[0].get_array()
-    assert pixels[0, 0] == 59
-    assert pixels[-1, -1] == 0
+    sheet = likelihood.extremes_sheet(images, nats=np.arange(60))
+    levels = sheet.images[:, :, 0, 0].ravel()
+    np.testing.assert_array_equal(levels, np.arange(60)[::-1])
+
+
+def test_every_image_is_on_the_axis():
+    rng = np.random.default_rng(0)
+    nats = {"near": rng.normal(1000, 100, 500), "far": -np.exp(rng.normal(7, 2, 300))}
+    (axes,) = likelihood.histograms(nats).axes
+    drawn = [patch.get_data().values.sum() for patch in axes.patches]
+    assert drawn == [500, 300]
+    left, right = axes.get_xlim()
+    for name, values in nats.items():
+        assert left <= values.min() and values.max() <= right
+        place = likelihood.to_axis(values)
+        np.testing.assert_allclose(likelihood.from_axis(place), values)
+        (label,) = [text for text in axes.texts if name in text.get_text()]
+        assert f"mean {values.mean():,.0f}".replace("-", "−") in label.get_text()
 
 
 def test_likelihood_needs_30_test_images(model_path, digits, tmp_path, refuse):
@@ -96,6 +109,21 @@ def test_plane(tmp_path, capsys, monkeypatch):
     assert is_picture(path)
     (nats,) = re.findall(r"new points: (-?[\d.]+) nats", capsys.readouterr().out)
     assert math.isfinite(float(nats))
+
+
+def test_cells_keep_their_areas():
+    model = randomise(plane.build_flow())
+    *areas, last = [plane.area(h) for h in plane.walk(model, plane.outline((0.2, 0.5)))]
+    assert areas == pytest.approx([0.01] * 5, rel=0.01)
+    assert last == pytest.approx(0.01 / np.prod(model.sigma), rel=0.01)
+
+
+def test_densities_of_the_plane_sum_to_1():
+    model = plane.build_flow()
+    side = np.linspace(-8, 8, 321, dtype="float32")
+    square = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+    for density in plane.densities(model, [square] * 6):
+        assert density.sum() * 0.05**2 == pytest.approx(1, abs=0.02)
 
 
 # --- A step of one's own -------------------------------------------------------------

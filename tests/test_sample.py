@@ -9,6 +9,7 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 from conftest import train
+from own_steps import Permutation
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,10 @@ def x_test(digits):
 
 
 def test_interpolation_starts_and_ends_at_the_images(encoder, x_test):
-    images = sample.interpolate_sheet(encoder, x_test, rows=3, columns=5).images
+    sheet = sample.interpolate_sheet(encoder, x_test, rows=3, columns=5)
+    assert sheet.column_names == ["0", "0.25", "0.5", "0.75", "1"]
+    assert sheet.framed == (0, 4)
+    images = sheet.images
     chosen = sample.choose(x_test, 6, 0)
     np.testing.assert_allclose(images[:, 0], chosen[:3], atol=0.01)
     np.testing.assert_allclose(images[:, -1], chosen[3:], atol=0.01)
@@ -34,23 +38,53 @@ def test_traversal_has_the_image_in_the_middle(encoder, x_test):
     sheet = sample.traverse_sheet(encoder, x_test, rows=2, columns=5)
     assert sheet.images.shape[:2] == (6, 5)
     assert sheet.row_names == ["axis 1", "axis 2", "axis 3"] * 2
-    assert sheet.column_names == ["-3.00", "-1.50", "+0.00", "+1.50", "+3.00"]
+    assert sheet.column_names == ["−3", "−1.5", "0", "1.5", "3"]
+    assert sheet.row_blocks == [("", 3), ("", 3)]
+    assert sheet.framed == (2,)
     chosen = sample.choose(x_test, 2, 0).repeat(3, axis=0)
     np.testing.assert_allclose(sheet.images[:, 2], chosen, atol=0.01)
     moved = abs(sheet.images[:, 4] - sheet.images[:, 2]).reshape(6, -1).sum(axis=1)
     assert np.all(moved > 1)
 
 
-def test_stages_lead_from_codes_to_images(encoder, x_test):
+def test_stages_lead_from_images_to_codes_and_back(encoder, x_test):
     sheet = sample.stages_sheet(encoder, x_test, rows=2)
     assert sheet.images.shape == (4, 4, 28, 28)
-    assert sheet.column_names == ["code", "h", "coupling 2", "coupling 1"]
+    assert sheet.column_names == ["x", "after 1", "after 2", "code"]
+    flat = sheet.images.reshape(4, 4, 784)
     chosen = sample.choose(x_test, 2, 0)
-    np.testing.assert_allclose(sheet.images[2:, -1], chosen, atol=0.01)
-    z = encoder.encode(chosen).reshape(2, 28, 28)
-    np.testing.assert_allclose(sheet.images[2:, 0], 128 + 40 * z, atol=1e-2)
-    drawn = np.clip(sheet.images[:2, -1], 0, 255)
-    np.testing.assert_allclose(drawn, encoder.sample(2), atol=1)
+
+    # Test images become codes; they have noise as in training.
+    noise = sheet.images[:2, 0] - chosen
+    assert noise.min() >= -1e-3 and noise.max() <= 1.001 and noise.std() > 0.2
+    z = encoder.encode(sheet.images[:2, 0])
+    np.testing.assert_allclose(flat[:2, 3], 128 + 40 * z, atol=0.1)
+    # The first coupling leaves every second pixel where and as it is.
+    np.testing.assert_allclose(flat[:, 1, 1::2], flat[:, 0, 1::2], atol=1e-3)
+
+    # Random codes become images.
+    z = encoder.sample_codes(2)
+    np.testing.assert_allclose(flat[2:, 3], 128 + 40 * z, atol=0.1)
+    drawn = np.clip(sheet.images[2:, 0], 0, 255)
+    np.testing.assert_allclose(drawn, encoder.sample(2), atol=1.001)
+
+
+def test_stages_are_upright():
+    """With couplings that shift nothing, an image is the same after each of them."""
+    model = nice.build_encoder((4, 2, 3), couplings=3, hidden_layers=1, hidden_units=4)
+    for weight in model.trainable_weights:
+        weight.assign(np.zeros(weight.shape))
+    x = np.random.default_rng(0).random((5, 24), "float32")
+    for h in sample.upright(model, sample.walk(model, x)):
+        np.testing.assert_array_equal(h, x)
+
+
+def test_own_steps_are_shown_as_they_are():
+    model = nice.Flow((4, 2), [Permutation(), Permutation()])
+    x = np.random.default_rng(0).random((5, 8), "float32")
+    walked = sample.walk(model, x)
+    for shown, h in zip(sample.upright(model, walked), walked, strict=True):
+        np.testing.assert_array_equal(shown, h)
 
 
 def test_in_painting_keeps_what_is_seen_and_climbs(encoder, x_test):
@@ -70,6 +104,18 @@ def test_in_painting_keeps_what_is_seen_and_climbs(encoder, x_test):
     assert encoder.trainable and encoder.trainable_weights
 
 
+def test_in_painting_shows_what_is_seen_and_its_nats(encoder, x_test):
+    sheet = sample.inpaint_sheet(encoder, x_test, rows=2, count=3, steps=2)
+    assert sheet.column_names == ["original"] + ["seen", "filled in"] * 4
+    assert sheet.column_blocks[1] == ("top half hidden", 2)
+    chosen = sample.choose(x_test, 3, 0).astype("float32")
+    np.testing.assert_array_equal(sheet.images[:, 0], chosen[:2])
+    assert np.all(sheet.images[:, 1, :14] == 127.5)  # the top half is hidden
+    np.testing.assert_array_equal(sheet.images[:, 1, 14:], chosen[:2, 14:])
+    for row, value in enumerate(encoder.log_likelihood(chosen)[:2]):
+        assert sheet.notes[row][0] == f"{value:.0f} nats".replace("-", "−")
+
+
 def test_too_few_images_are_refused(encoder, x_test):
     words = "this picture needs 402 test images, the data has 200"
     with pytest.raises(ValueError, match=words):
@@ -86,6 +132,40 @@ def test_a_grid_has_the_images_in_reading_order(channels):
     assert picture.dtype == "uint8" and picture.shape == (8, 18, *colours)
     tiles = picture.reshape(2, 4, 3, 6, -1)[:, 0, :, 0, 0]
     np.testing.assert_array_equal(tiles, [[0, 40, 90], [140, 190, 0]])
+
+
+@pytest.mark.parametrize("channels", [(), (1,), (3,)])
+def test_a_sheet_has_its_images_and_texts(channels):
+    levels = np.array([[10, 20], [30, 40], [50, 60]])
+    images = np.empty((3, 2, 4, 5, *channels))
+    images[:] = levels.reshape(3, 2, 1, 1, *[1] * len(channels))
+    sheet = pictures.Sheet(
+        images,
+        row_names=["r1", "r2", "r3"],
+        column_names=["c1", "c2"],
+        row_blocks=[("above", 2), ("below", 1)],
+        column_blocks=[("both", 2)],
+        notes=[["n1", "n2"], ["n3", "n4"], ["n5", "n6"]],
+        framed=(1,),
+    )
+    (axes,) = pictures.draw(sheet).axes
+    texts = {text.get_text() for text in axes.texts}
+    names = {"r1", "r2", "r3", "c1", "c2", "above", "below", "both"}
+    assert texts == names | {"n1", "n2", "n3", "n4", "n5", "n6"}
+    assert len(axes.patches) == 3  # frames
+
+    pixels = np.array(axes.images[0].get_array())
+    if pixels.ndim == 3:
+        pixels = pixels[..., 0]
+    places = []
+    for level in levels.flat:
+        y, x = np.nonzero(pixels == level)
+        assert len(y) == (np.ptp(y) + 1) * (np.ptp(x) + 1)  # one rectangle
+        places.append((y.min(), x.min()))
+    tops = [y for y, _ in places[::2]]
+    assert places[1::2] == [(y, places[1][1]) for y in tops]
+    assert places[1][1] > places[0][1]
+    assert tops[2] - tops[1] > tops[1] - tops[0] > 0  # blocks of rows stand apart
 
 
 # --- The command line ----------------------------------------------------------------
