@@ -147,9 +147,8 @@ class Flow(keras.Model):
         Args:
             images: array (n, *image_shape), in grey levels.
             noise: width of the noise to add, in grey levels. By default it is that of
-                training, or one level for a model trained without any: a density means
-                nothing on grey levels alone. Use 0 for images that the model itself has
-                decoded and nobody has rounded.
+                training, as a density means something only for images like those. Use 0
+                for images that the model itself has decoded and nobody has rounded.
             seed: of the noise.
 
         Returns:
@@ -159,7 +158,7 @@ class Flow(keras.Model):
             UserError: the images have another shape, or are not in grey levels.
         """
         if noise is None:
-            noise = self.noise or 1.0
+            noise = self.noise
         nats = []
         for batch in self.in_batches(images, noise, seed):
             nats.append(ops.convert_to_numpy(self.log_prob(batch)))
@@ -324,11 +323,12 @@ def load(path):
 
 def describe_likelihood(model, images):
     """A line with the mean log-likelihood of images, and the mean's standard error."""
-    nats = model.log_likelihood(images)
+    # Without noise a density of grey levels means nothing: then one level is added.
+    nats = model.log_likelihood(images, noise=model.noise or 1.0)
     line = f"log-likelihood of {len(nats):,} test images: {nats.mean():.2f}"
     if len(nats) > 1:
         line += f" ± {nats.std(ddof=1) / math.sqrt(len(nats)):.2f}"
-    if model.noise in (0, 1):  # the noise of the measurement is one level wide
+    if model.noise in (0, 1):
         bits = model.bits_per_dimension(nats.mean())
         return f"{line} nats, {bits:.3f} bits per dimension"
     return f"{line} nats (noise {model.noise:g} levels wide)"
