@@ -156,9 +156,9 @@ def upright(model, walked):
 def stages_sheet(model, images, rows=4, temperature=0.8, source="fitted", seed=0):
     """Every step: test images become codes, and random codes become images.
 
-    A column shows the values after the step that it names; all stand upright. Test
-    images have noise as in training. A code is drawn around mid grey: black is -3.2,
-    white is 3.2.
+    A column shows the values after the step that it names; all stand upright. Grey is
+    0, white is 1 and black -1; in codes white is 3.2 and black -3.2. Test images have
+    noise as in training.
     """
     pixels = choose(images, rows, seed).reshape(rows, -1)
     noise = np.random.default_rng(seed).random(pixels.shape, "float32")
@@ -169,7 +169,7 @@ def stages_sheet(model, images, rows=4, temperature=0.8, source="fitted", seed=0
     blocks = []
     for walked in (encoded, drawn):
         *hidden, code = upright(model, walked)
-        columns = [model.levels * h for h in hidden]
+        columns = [128 + 128 * h for h in hidden]
         columns.append(128 + 40 * code)
         blocks.append(np.stack(columns, axis=1))
     stages = np.concatenate(blocks)
@@ -188,13 +188,13 @@ def inpaint_sheet(model, images, rows=4, count=24, steps=300, seed=0):
     """Hidden pixels, found by gradient ascent on log q(x) (paper, section 5.2).
 
     The image comes first. Then, for each mask, what the model sees of it, with grey for
-    the rest, and what it fills in. Below each is its log-likelihood. Prints the mean
-    log-likelihood of `count` images.
+    the rest, and what it fills in. Below these is their log-likelihood. Prints the mean
+    log-likelihood of `count` images, and of them with the grey, which is very low.
     """
     images = choose(images, max(rows, count), seed).astype("float32")
     nats = model.log_likelihood(images)
     shown = [images]
-    measured = [nats]
+    notes = [describe_nats(nats)]
     names = ["original"]
     blocks = [("", 1)]
     print("log-likelihood  original    masked  in-painted")
@@ -206,18 +206,20 @@ def inpaint_sheet(model, images, rows=4, count=24, steps=300, seed=0):
         means = f"{masked_nats.mean():10.0f}{filled_nats.mean():12.0f}"
         print(f"{name:14}{nats.mean():10.0f}{means}", flush=True)
         shown += [masked, filled]
-        measured += [masked_nats, filled_nats]
+        notes += [[""] * len(images), describe_nats(filled_nats)]
         names += ["seen", "filled in"]
         blocks.append((f"{name} hidden", 2))
-    notes = []
-    for row in np.stack(measured, axis=1)[:rows]:
-        notes.append([pictures.minus(f"{value:.0f} nats") for value in row])
     return Sheet(
         np.stack(shown, axis=1)[:rows],
         column_names=names,
         column_blocks=blocks,
-        notes=notes,
+        notes=list(zip(*notes, strict=True))[:rows],
     )
+
+
+def describe_nats(nats):
+    """Texts of log-likelihoods (n,)."""
+    return [pictures.minus(f"{value:.0f} nats") for value in nats]
 
 
 def masks(image_shape):

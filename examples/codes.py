@@ -18,7 +18,7 @@ import numpy as np
 from keras import ops
 
 # The dimensions shown, by the share of dimensions whose sigma is larger.
-SHARES = np.array([0, 0.15, 0.5, 1])
+SHARES = np.array([0, 0.25, 0.55, 1])
 
 
 def spectrum(sigma):
@@ -63,7 +63,7 @@ def shape_of(values, clean):
     """
     if clean.var() < 0.1 * values.var():
         return "box: only noise"
-    if np.mean(abs(values) < 0.25) > 0.4:  # of the prior it is 0.2
+    if np.mean(abs(values) < 0.25) > 0.45:  # of the prior it is 0.2
         return "spike: background"
     return "no spike"
 

@@ -29,7 +29,7 @@ class Sheet:
         row_blocks: pairs (heading, number of rows). Each block of rows stands apart,
             with its heading above it.
         column_blocks: pairs (heading, number of columns), likewise.
-        notes: for each row a list of texts, one below each of its images.
+        notes: for each row a sequence of texts, one below each of its images.
         framed: indices of columns whose images have a frame.
     """
 
@@ -147,11 +147,10 @@ def draw_with_texts(sheet, zoom):
 
 
 def frame(axes, corner, width, height):
-    """Draw a coloured frame, of lines as wide as two images are apart."""
+    """Draw a coloured frame."""
     from matplotlib.patches import Rectangle  # here, as it takes half a second
 
-    points = APART * 72 / 100  # the width of lines is in points
-    style = {"fill": False, "edgecolor": "#e69f00", "linewidth": points}
+    style = {"fill": False, "edgecolor": "#e69f00", "linewidth": 1.5}
     axes.add_patch(Rectangle(corner, width, height, **style))
 
 

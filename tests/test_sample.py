@@ -52,12 +52,13 @@ def test_stages_lead_from_images_to_codes_and_back(encoder, x_test):
     assert sheet.images.shape == (4, 4, 28, 28)
     assert sheet.column_names == ["x", "after 1", "after 2", "code"]
     flat = sheet.images.reshape(4, 4, 784)
+    x = 256 * (sheet.images[:, 0] - 128) / 128
     chosen = sample.choose(x_test, 2, 0)
 
     # Test images become codes; they have noise as in training.
-    noise = sheet.images[:2, 0] - chosen
+    noise = x[:2] - chosen
     assert noise.min() >= -1e-3 and noise.max() <= 1.001 and noise.std() > 0.2
-    z = encoder.encode(sheet.images[:2, 0])
+    z = encoder.encode(x[:2])
     np.testing.assert_allclose(flat[:2, 3], 128 + 40 * z, atol=0.1)
     # The first coupling leaves every second pixel where and as it is.
     np.testing.assert_allclose(flat[:, 1, 1::2], flat[:, 0, 1::2], atol=1e-3)
@@ -65,7 +66,7 @@ def test_stages_lead_from_images_to_codes_and_back(encoder, x_test):
     # Random codes become images.
     z = encoder.sample_codes(2)
     np.testing.assert_allclose(flat[2:, 3], 128 + 40 * z, atol=0.1)
-    drawn = np.clip(sheet.images[2:, 0], 0, 255)
+    drawn = np.clip(x[2:], 0, 255)
     np.testing.assert_allclose(drawn, encoder.sample(2), atol=1.001)
 
 
