@@ -38,6 +38,7 @@ class Page:
         page.on("request", lambda request: self.requests.append(request.url))
         page.on("console", lambda message: self.complaints.append(message.text))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.set_default_timeout(90_000)  # milliseconds: the machine may be busy
         page.goto(path.as_uri())
         page.wait_for_selector("html[data-ready]", state="attached")
         self.wait()
@@ -45,7 +46,7 @@ class Page:
     def wait(self):
         """Wait until the page has nothing more to compute."""
         busy = "frameAsked || running.size + waiting.size > 0"
-        end = time.monotonic() + 20
+        end = time.monotonic() + 90
         while self.page.evaluate(busy):
             assert time.monotonic() < end
             time.sleep(0.02)
