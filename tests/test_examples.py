@@ -129,7 +129,8 @@ def test_densities_of_the_plane_sum_to_1():
 # --- A step of one's own -------------------------------------------------------------
 
 
-def test_affine(digits, tmp_path, capsys):
+def test_affine(digits, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(nice, "use_xla", lambda: "auto")  # XLA is slow to start
     path = tmp_path / "affine.png"
     assert affine.main(["--data", digits, "--epochs", 1, "--output", path]) == 0
     printed = capsys.readouterr().out
