@@ -2,8 +2,9 @@
 
 likelihood.png shows log q(x) of test images, of the same upside down (turned by 180
 degrees), and of the model's own samples: codes of the prior at temperature 1, decoded,
-not clipped. Uniform noise is far less likely, and only printed. extremes.png shows the
-likeliest and the least likely test images.
+not clipped. Uniform noise is far less likely, and an empty image likelier than nearly
+all digits; these two are only printed. extremes.png shows the likeliest and the least
+likely test images.
 """
 
 from support import command_line, data, files, pictures
@@ -20,6 +21,7 @@ COLUMNS = 15  # of extremes.png
 SHOWN = 2 * COLUMNS  # images at either end
 TICKS = (-100_000, -10_000, -1_000, 0, 500, 1_000, 1_500)  # nats
 LINEAR = 150  # nats below 0 where the axis has become logarithmic
+PLOTTED = ("test images", "upside down", "own samples")  # the others need no axis
 
 
 def measure(model, images):
@@ -31,6 +33,7 @@ def measure(model, images):
         "test images": model.log_likelihood(images),
         "upside down": model.log_likelihood(images[:, ::-1, ::-1]),
         "uniform noise": model.log_likelihood(grain),
+        "empty": model.log_likelihood(np.zeros_like(images)),
         # Nobody has rounded these, so no noise need fill the gaps between grey levels.
         "own samples": model.log_likelihood(model.decode(z), noise=0),
     }
@@ -55,26 +58,28 @@ def from_axis(place):
 
 def histograms(nats):
     """Plot log q(x), in nats, of some kinds of images: a dict of arrays."""
-    everything = np.concatenate(list(nats.values()))
-    everything = to_axis(everything)
-    places = np.linspace(everything.min(), everything.max(), 91)
+    everything = to_axis(np.concatenate(list(nats.values())))
+    places = np.linspace(everything.min(), everything.max(), 121)
     edges = from_axis(places)
-    figure, axes = pictures.plot()
-    axes.set_xscale("function", functions=(to_axis, from_axis))
+    figure, all_axes = pictures.plot(rows=len(nats))
     for number, (name, values) in enumerate(nats.items()):
         colour = f"C{number}"
+        axes = all_axes[number]
+        axes.set_xscale("function", functions=(to_axis, from_axis))
+        axes.set_xlim(edges[0], edges[-1])
         counts, _ = np.histogram(to_axis(values), places)
-        axes.stairs(counts, edges, color=colour, linewidth=1.5)
-        mean = pictures.minus(f"{values.mean():,.0f}")
-        text = f"{name}, mean {mean}"
-        height = 0.95 - 0.08 * number  # on the left, where hardly any image is
-        axes.text(0.03, height, text, color=colour, transform=axes.transAxes)
-        axes.axvline(values.mean(), color=colour, linewidth=1, linestyle=":")
+        axes.stairs(counts, edges, color=colour, fill=True)
+        axes.axvline(values.mean(), color="black", linewidth=1, linestyle=":")
+        mean = pictures.minus(f"mean {values.mean():,.0f}")
+        median = pictures.minus(f"median {np.median(values):,.0f}")
+        text = f"{name}\n{mean} (dotted)\n{median}"
+        axes.text(0.01, 0.95, text, color=colour, va="top", transform=axes.transAxes)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[["left", "top", "right"]].set_visible(False)
     shown = [tick for tick in TICKS if edges[0] < tick < edges[-1]]
-    axes.set_xticks(shown, [pictures.minus(f"{tick:,}") for tick in shown])
-    axes.set(xlabel="log q(x) (nats; linear above 0, logarithmic below)")
-    axes.set(ylabel="images in a bar")
-    axes.spines[["top", "right"]].set_visible(False)
+    names = [pictures.minus(f"{tick:,}") for tick in shown]
+    all_axes[-1].set_xticks(shown, names, fontsize=9)
+    all_axes[-1].set_xlabel("log q(x), in nats: linear above 0, logarithmic below")
     return figure
 
 
@@ -106,9 +111,9 @@ def main(argv):
     for name, x in nats.items():
         mean = f"{x.mean():9.0f} nats"
         print(f"{name:14}{mean}, median {np.median(x):.0f}, deviation {x.std():.0f}")
-    del nats["uniform noise"]  # on one axis with it all the rest would be a single bar
+    plotted = {name: nats[name] for name in PLOTTED}
     made = {
-        "likelihood.png": histograms(nats),
+        "likelihood.png": histograms(plotted),
         "extremes.png": pictures.draw(extremes_sheet(x_test, nats["test images"])),
     }
     for name, picture in made.items():

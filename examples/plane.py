@@ -6,7 +6,8 @@ step. A coupling moves points up and down, or else to the left and right, and ea
 keeps its area. The scaling changes all areas by one factor. Below is the way back: the
 density, from the prior to q(x), as the decoder undoes one step after another.
 
-As each coupling swaps the two coordinates, every second panel is swapped back.
+As each coupling swaps the two coordinates, every second panel is swapped back. The last
+column has a scale of its own.
 """
 
 from support import command_line, pictures

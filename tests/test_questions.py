@@ -49,7 +49,7 @@ QUESTIONS = answers()
 POINTERS = sorted(set(itertools.chain(*map(pointers, QUESTIONS.values()))))
 
 
-def test_there_are_thirty_questions():
+def test_questions_are_numbered():
     assert len(QUESTIONS) >= 30
     for number, question in enumerate(QUESTIONS, 1):
         assert question.startswith(f"{number}. ") and question.endswith("?"), question
