@@ -21,7 +21,7 @@ COLUMNS = 15  # of extremes.png
 SHOWN = 2 * COLUMNS  # images at either end
 TICKS = (-100_000, -10_000, -1_000, 0, 500, 1_000, 1_500)  # nats
 LINEAR = 150  # nats below 0 where the axis has become logarithmic
-PLOTTED = ("test images", "upside down", "own samples")  # the others need no axis
+PLOTTED = ("test images", "upside down", "prior's draws")  # the others need no axis
 
 
 def measure(model, images):
@@ -35,7 +35,7 @@ def measure(model, images):
         "uniform noise": model.log_likelihood(grain),
         "empty": model.log_likelihood(np.zeros_like(images)),
         # Nobody has rounded these, so no noise need fill the gaps between grey levels.
-        "own samples": model.log_likelihood(model.decode(z), noise=0),
+        "prior's draws": model.log_likelihood(model.decode(z), noise=0),
     }
 
 

@@ -58,7 +58,7 @@ def test_a_gaussian_has_a_kurtosis_of_3(capsys):
 def test_likelihood(model_path, digits, tmp_path, capsys):
     assert likelihood.main(["--model", model_path]) == 0
     printed = capsys.readouterr().out
-    for kind in ("test images", "upside down", "uniform noise", "empty", "own samples"):
+    for kind in (*likelihood.PLOTTED, "uniform noise", "empty"):
         assert re.search(rf"^{kind} +-?\d+ nats", printed, re.M)
     _, (x_test, _) = data.load(digits)
     nats = nice.load(model_path).log_likelihood(x_test)
