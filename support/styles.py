@@ -15,6 +15,7 @@ import numpy as np
 # The codes that are fitted are at most 125 MB of float32: 40,000 images of 784 values.
 MOST_NUMBERS = 40_000 * 784
 IMAGES_PER_MEAN = 40  # chosen on held-out digits, as is MOST_AXES
+MOST_MEANS = 600  # of one label: the time of the fit grows with it
 MOST_AXES = 40  # of one label
 IMAGES_PER_AXIS = 10  # fewer axes where a label has few images
 FEWEST_IMAGES = 10  # of a mean, so that no mean is nearly a copy of one image
@@ -141,7 +142,8 @@ def fit(z, labels, sigma, images_per_mean=IMAGES_PER_MEAN, most_axes=MOST_AXES, 
     """Fit a mixture to the codes of images.
 
     A label has one mean for every `images_per_mean` of its images, or somewhat fewer:
-    no mean is of fewer than ten images, unless its label has fewer. A label has one
+    no mean is of fewer than ten images, unless its label has fewer. There are at most
+    600 means of a label, which matters where there are no labels. A label has one
     axis for every ten images of an average label, at most `most_axes`. It has at least
     one of each.
 
@@ -172,7 +174,8 @@ def fit(z, labels, sigma, images_per_mean=IMAGES_PER_MEAN, most_axes=MOST_AXES, 
     axes = []
     for label in known:
         rows = h[image_labels == label]
-        mean_count = max(1, len(rows) // images_per_mean)
+        mean_count = min(len(rows) // images_per_mean, MOST_MEANS)
+        mean_count = max(mean_count, 1)
         label_means, nearest = k_means(rows, mean_count, rng)
         means.append(label_means)
         sizes.append(np.bincount(nearest))
