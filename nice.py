@@ -414,7 +414,7 @@ class Batches(keras.utils.PyDataset):
             return (tf.ensure_shape(x, (None, *self.images.shape[1:])),)
 
         options = tf.data.Options()
-        options.autotune.enabled = False  # with it, every other epoch took as long
+        options.autotune.enabled = False  # or many epochs take as long as without
         batches = tf.data.Dataset.range(len(self)).map(read)
         return batches.prefetch(1).with_options(options)
 
