@@ -4,10 +4,12 @@ A flow is a chain of invertible steps. It turns an image x into a code z = f(x) 
 follows a simple density, the prior.
 
 The *paper* is NICE's own (arXiv 1410.8516). The *article* is Su Jianlin's on it, whose
-network and signs stand here (README, "References"). Equation numbers are the README's.
+network and signs stand here (README, "Licence and references"). Equation numbers are
+the README's.
 
-x, h, y and z are tensors (batch, D), and densities are in nats. All tensors are
-computed with `keras.ops`, so the layers run on TensorFlow, JAX and PyTorch.
+x enters a step or the flow, y leaves a step, h lies between steps, z is the code. All
+are tensors (batch, D), and densities are in nats. All tensors are computed with
+`keras.ops`, so the layers run on TensorFlow, JAX and PyTorch.
 """
 
 import math

@@ -87,7 +87,7 @@ class Flow(keras.Model):
         return self.prior.log_prob(z) + log_det
 
     def log_prob(self, images):
-        """log q(x) of a batch of images as they are: a tensor (batch,) of nats."""
+        """log q(x) of a batch of images; no noise is added: a tensor (batch,), nats."""
         z, log_det = self(images)
         return self.log_density(z, log_det)
 
@@ -100,10 +100,10 @@ class Flow(keras.Model):
         return -ops.mean(self.log_density(z, log_det)) + regularisation
 
     def sample(self, count, temperature=0.8, seed=0, label=None, source="fitted"):
-        """Draw new images, by default from the styles, not from the prior.
+        """Draw new images, by default from `styles`, a mixture fitted to codes.
 
-        Decoded values may leave 0...255, and are clipped. A model trained with noise
-        makes pixels that lie above their level, as noise does, so all are rounded down.
+        Decoded values may leave 0...255, and are clipped. Training adds noise from 0 to
+        1 to each grey level. Rounding down takes it off again.
 
         Args:
             count: number of images.
@@ -194,9 +194,10 @@ class Flow(keras.Model):
 
     @property
     def sigma(self):
-        """Factors (D,) that turn distances of codes into those of x, nearly.
+        """Factors (D,) that undo the scaling of a code: sigma * z is in units of x.
 
-        They undo the scaling. In z mere noise weighs as much as a stroke.
+        Distances of codes are measured so. In z, a pixel that holds only noise is
+        stretched until it weighs as much as a stroke.
         """
         last = self.steps[-1]
         if isinstance(last, layers.DiagonalScaling):
@@ -224,7 +225,7 @@ class Flow(keras.Model):
     def without_optimizer(self):
         """A twin that shares the weights, and is not compiled and has no styles.
 
-        A .keras file always holds the optimiser, twice as large as the model.
+        A compiled model is saved with its optimiser, twice as large as the model.
         """
         return Flow(
             self.image_shape, self.steps, self.prior_name, self.levels, self.noise
@@ -243,7 +244,7 @@ class Flow(keras.Model):
 
 
 def require_float32():
-    """Raise UserError unless Keras computes in float32: less loses digits of codes."""
+    """Raise UserError unless Keras uses float32; less would spoil the inverse."""
     for setting in (keras.config.dtype_policy().name, keras.config.floatx()):
         if setting != "float32":
             raise UserError(
@@ -306,8 +307,7 @@ def load(path):
     Raises:
         UserError: there is no such file, or it holds no model of this version.
     """
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such model; train one with: python nice.py")
+    files.check_model(path)
     require_float32()  # or that error would be taken for one of the file
     unusable = f"{path}: damaged, no NICE model, or one of an earlier version"
     try:
@@ -379,8 +379,8 @@ class Batches(keras.utils.PyDataset):
     def on_epoch_end(self):
         """Go on to the next epoch. Keras calls it in a plain `fit`.
 
-        In `train` the callback `Checkpoint` then sets the epoch: a run that is gone on
-        with has to begin where it stopped.
+        In `train` the callback `Checkpoint` then sets the epoch, as a resumed run has
+        to begin where it stopped.
         """
         if self.shuffle:
             self.start_epoch(self.epoch + 1)
@@ -448,7 +448,7 @@ RECIPES = {
         epochs=20,
         decay=0.0,
     ),
-    # The paper's model and data. How it is trained is ours.
+    # The paper's prior, noise and m. How it is trained is ours.
     "paper": Recipe(
         model={
             "output_activation": "linear",
@@ -497,10 +497,10 @@ def train(model, batches, validation, recipe, output):
 
 
 def use_xla():
-    """Compile a step with XLA on TensorFlow, which Keras does only if there is a GPU.
+    """The `jit_compile` of training: XLA on TensorFlow, where Keras wants a GPU for it.
 
-    On two cores a step then takes three quarters of the time. JAX always does so, and
-    for PyTorch Keras knows best.
+    On two cores a training step then takes three quarters of the time. JAX always uses
+    XLA, and for PyTorch Keras knows best.
     """
     if keras.backend.backend() == "tensorflow":
         return True
@@ -560,10 +560,8 @@ def main(argv):
         return evaluate(path, args.data)
 
     # The images, and those among them that choose the best epoch.
-    model = None
     source = args.data or data.MNIST
     if args.start:
-        model = load(args.start)
         source = args.data or files.recorded_data(args.start)
     (x_train, y_train), (x_test, _) = data.load(source)
     x_fit, y_fit, x_held = data.hold_back(x_train, y_train, recipe.holdout)
@@ -571,10 +569,14 @@ def main(argv):
     x_validation = x_test if test_images_choose else x_held
 
     # The model, its batches, and a folder for the run.
+    first_batch = min(recipe.batch_size, len(x_fit))
     last_batch = len(x_validation) % EVALUATION_BATCH
-    devices.use_all(recipe.batch_size, EVALUATION_BATCH, last_batch)  # if all divide
+    # On JAX, if the number of devices divides each of these. Then models are built.
+    devices.use_all(first_batch, EVALUATION_BATCH, last_batch)
     keras.utils.set_random_seed(recipe.seed)
-    if model is None:
+    if args.start:
+        model = load(args.start)
+    else:
         model = build_encoder(x_fit.shape[1:], **recipe.model)
     data.check_shape(x_fit, model.image_shape)
     batches = Batches(x_fit, recipe.batch_size, model.noise, recipe.seed)

@@ -87,9 +87,9 @@ def interpolate_sheet(model, images, rows=8, columns=11, seed=0):
 def traverse_sheet(model, images, rows=3, columns=9, seed=0):
     """Test images, moved along the first three axes of their label.
 
-    Each is moved by up to three standard deviations of its label's codes either way,
-    and stands in the middle itself, in a frame. Its label is that of the mean which is
-    nearest to its code.
+    Each is moved by up to three standard deviations either way, those of its label's
+    codes about their means. In the middle it stands itself, in a frame, if the number
+    of columns is odd. Its label is that of the mean which is nearest to its code.
     """
     if model.styles is None:
         raise UserError("no styles are fitted to this model's codes yet")
@@ -107,8 +107,8 @@ def traverse_sheet(model, images, rows=3, columns=9, seed=0):
         row_names=names,
         column_names=[pictures.minus(f"{amount:.3g}") for amount in amounts],
         row_blocks=[("", len(names) // rows)] * rows,
-        column_blocks=[("standard deviations of the label's codes", columns)],
-        framed=(columns // 2,),
+        column_blocks=[("standard deviations about the label's means", columns)],
+        framed=tuple(np.flatnonzero(amounts == 0)),
     )
 
 
@@ -131,13 +131,14 @@ def walk_back(model, z):
 
 
 def upright(model, walked):
-    """Turn what `walk` or `walk_back` has seen the way that images lie.
+    """Turn the values at each step the way that images lie.
 
     Each additive coupling reverses the values. That turns a picture by 180 degrees, and
     every second coupling turns it back. Steps of a reader's own are left as they are.
 
     Args:
-        walked: a list of arrays (n, D), from x to the code.
+        walked: arrays (n, D) from x to the code: the list of `walk`, or that of
+            `walk_back`, reversed.
 
     Returns:
         Such a list.
@@ -189,7 +190,8 @@ def inpaint_sheet(model, images, rows=4, count=24, steps=300, seed=0):
 
     The image comes first. Then, for each mask, what the model sees of it, with grey for
     the rest, and what it fills in. Below these is their log-likelihood. Prints the mean
-    log-likelihood of `count` images, and of them with the grey, which is very low.
+    log-likelihoods of `count` images, or of `rows` if that is more: as they are, with
+    the grey, which is very low, and filled in.
     """
     images = choose(images, max(rows, count), seed).astype("float32")
     nats = model.log_likelihood(images)

@@ -21,7 +21,8 @@ class Checkpoint(keras.callbacks.Callback):
     Args:
         output: the folder.
         batches: the `Batches` of training, which are told each epoch.
-        twin: a model with the weights in training, and without an optimiser.
+        twin: a model that shares the weights in training, without an optimiser. It is
+            saved as `nice.keras`.
     """
 
     def __init__(self, output, batches, twin):

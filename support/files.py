@@ -103,11 +103,21 @@ def read_settings(output):
         raise UserError(f"{path} is damaged: {ADVICE}") from None
 
 
+def check_model(path):
+    """Raise UserError if there is no such file."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such model; train one with: python nice.py")
+
+
 def recorded_data(model):
     """The data that a model was trained on, as the settings beside its file say.
 
     If the model's path is a link, they are beside the file that it leads to.
+
+    Raises:
+        UserError: there is no such model, or nothing says what it was trained on.
     """
+    check_model(model)
     source = read_settings(Path(model).resolve().parent).get("data")
     if source is None:
         raise UserError(

@@ -3,7 +3,8 @@
 A prior knows nothing of single digits: codes drawn from it often decode to strokes
 that are no digit. The codes of the training images say where the digits are. Each label
 has some means, each the average of at least ten codes, and axes, the directions in
-which the label's codes vary most about their nearest means. NumPy only.
+which the label's codes vary most about their nearest means. A *style* is one mean with
+the axes of its label. NumPy only.
 """
 
 from support.errors import UserError
@@ -17,7 +18,7 @@ MOST_NUMBERS = 40_000 * 784
 IMAGES_PER_MEAN = 40  # chosen on held-out digits, as is MOST_AXES
 MOST_MEANS = 600  # of one label: the time of the fit grows with it
 MOST_AXES = 40  # of one label
-IMAGES_PER_AXIS = 10  # fewer axes where a label has few images
+IMAGES_PER_AXIS = 10  # of an average label, so few images have few axes
 FEWEST_IMAGES = 10  # of a mean, so that no mean is nearly a copy of one image
 NO_LABEL = 0  # stands for the label of all images where there are no labels
 
@@ -29,7 +30,7 @@ class Styles:
         means: array (m, D), the means, in units of z.
         shares: array (m,), the probability of each mean. They sum to 1.
         axes: array (labels, axes, D) in the order of `labels`, in units of z. Each axis
-            is as long as one standard deviation. Without labels its length is 1.
+            is as long as one standard deviation. Without labels: (1, axes, D).
         mean_labels: integers (m,), the label of each mean; None without labels.
     """
 
@@ -174,7 +175,8 @@ def fit(z, labels, sigma, images_per_mean=IMAGES_PER_MEAN, most_axes=MOST_AXES, 
     axes = []
     for label in known:
         rows = h[image_labels == label]
-        mean_count = min(len(rows) // images_per_mean, MOST_MEANS)
+        per_mean = max(images_per_mean, FEWEST_IMAGES)
+        mean_count = min(len(rows) // per_mean, MOST_MEANS)
         mean_count = max(mean_count, 1)
         label_means, nearest = k_means(rows, mean_count, rng)
         means.append(label_means)

@@ -33,10 +33,10 @@ def weights(output):
     return nice.load(output / "nice.keras").get_weights()
 
 
-def start(digits, output, *options, epochs=3, **arguments):
+def start(digits, output, *options, epochs=3, network=SMALL, **arguments):
     """Start `python nice.py` in a process of its own, with a small network."""
     command = [sys.executable, "-u", SCRIPT, "--data", digits, "--output", output]
-    command += [*SMALL, "--epochs", epochs, *options]
+    command += [*network, "--epochs", epochs, *options]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     words = [str(word) for word in command]
     return subprocess.Popen(words, errors="replace", **pipes, **arguments)
@@ -416,13 +416,17 @@ def test_bad_options(arguments, words, refuse):
     keras.backend.backend() != "jax", reason="Keras trains on several only there"
 )
 @pytest.mark.parametrize(("size", "used"), [(100, "all"), (99, "1 of 2 devices")])
-def test_several_devices(size, used, digits, tmp_path):
+def test_several_devices(size, used, trained, digits, tmp_path):
     flags = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    run = start(digits, tmp_path, "--batch-size", size, epochs=1, env=flags)
-    out, error = run.communicate(timeout=120)
-    assert run.returncode == 0, error
-    assert ("1 of 2 devices" in out) == (used != "all")
-    assert nice.load(tmp_path / "nice.keras").styles is not None
+    networks = {"new": SMALL, "started": ["--start", trained / "nice.keras"]}
+    for name, network in networks.items():
+        output = tmp_path / name
+        more = ["--batch-size", size]
+        run = start(digits, output, *more, epochs=1, network=network, env=flags)
+        out, error = run.communicate(timeout=120)
+        assert run.returncode == 0, error
+        assert ("1 of 2 devices" in out) == (used != "all")
+        assert nice.load(output / "nice.keras").styles is not None
 
 
 @pytest.mark.parametrize("backend", ["pytorch", "openvino"])
