@@ -108,7 +108,7 @@ def traverse_sheet(model, images, rows=3, columns=9, seed=0):
         column_names=[pictures.minus(f"{amount:.3g}") for amount in amounts],
         row_blocks=[("", len(names) // rows)] * rows,
         column_blocks=[("standard deviations about the label's means", columns)],
-        framed=tuple(np.flatnonzero(amounts == 0)),
+        framed=tuple(np.flatnonzero(np.isclose(amounts, 0))),
     )
 
 
