@@ -12,6 +12,8 @@ are tensors (batch, D), and densities are in nats. All tensors are computed with
 `keras.ops`, so the layers run on TensorFlow, JAX and PyTorch.
 """
 
+from support.errors import UserError
+
 import math
 
 import keras
@@ -20,7 +22,21 @@ from keras import ops
 
 
 class FlowLayer(keras.Layer):
-    """One invertible step of the flow. A new kind of step writes these two methods."""
+    """One invertible step of the flow. A new kind of step writes these two methods.
+
+    To be saved it also needs `get_config`, and a registered name as the steps below
+    have. A program that loads the model must define the step first.
+
+    A step is defined for all real values. The model turns grey levels into values from
+    0 to 1, and steps that keep near that unit suit the pictures of sample.py and the
+    distances of `Flow.sigma` best.
+
+    Attributes:
+        reverses: whether the step reverses the order of values. An image then lies
+            upside down, and sample.py turns it back.
+    """
+
+    reverses = False
 
     def call(self, x):
         """Return y and log |det dy/dx|, of shapes (batch, D) and (batch,)."""
@@ -31,34 +47,58 @@ class FlowLayer(keras.Layer):
         raise NotImplementedError
 
 
-@keras.saving.register_keras_serializable("nice")
-class AdditiveCoupling(FlowLayer):
-    """Shift one half of the dimensions by a network `m` of the other half.
+def chain(functions, x):
+    """Call functions one after another, each with the values that the last one gave.
 
-    The input is reversed. Its even positions are then x1, its odd positions x2, and
+    Args:
+        functions: steps, which also give a log-determinant; or what undoes them, which
+            gives values alone.
+        x: the values to begin with, (batch, D).
 
-        call:       h1 = x1,  h2 = x2 - m(x1)     (eq. 9)
-        inverse:    x1 = h1,  x2 = h2 + m(h1)     (eq. 7)
+    Returns:
+        A list of what stands before, between and after the functions, from x on; and
+        the sum of the log-determinants (eqs. 10-12), 0 if there are none.
+    """
+    values = [x]
+    log_det = 0.0
+    for function in functions:
+        result = function(values[-1])
+        if isinstance(result, tuple):
+            result, step_log_det = result
+            log_det = log_det + step_log_det
+        values.append(result)
+    return values, log_det
 
-    h1 and h2 take the even and odd positions of the output. `inverse` undoes the
-    reversal last. Both directions give `m` the half that passed unchanged. So `m` is
-    never inverted, and may be any network.
+
+class Coupling(FlowLayer):
+    """Change one half of the dimensions, by a network `m` of the other half.
+
+    The input is reversed. Its even positions are then x1, its odd positions x2. x1
+    passes unchanged, as h1, and what `m` says of it changes x2 to h2. h1 and h2 take
+    the even and odd positions of the output.
+
+    Both directions give `m` the half that passed unchanged. So `m` is never inverted,
+    and may be any network.
 
     Without the reversal the same half would pass through every coupling unchanged. It
     swaps even and odd positions only if D is even, so D must be.
 
-    With respect to (x1, x2) the Jacobian of (h1, h2) is triangular, and its diagonal is
-    ones. Reversing and interleaving permute values. So log |det| = 0 (eq. 8).
-
-    The encoder subtracts and the decoder adds, the reverse of the paper. If `m` ends in
-    a ReLU, each step of the decoder only adds. That suits pixels, never negative.
+    A kind of coupling writes `transform` and `undo`. One that splits otherwise writes
+    `call` and `inverse` instead, and sets `reverses` to False if it does not reverse.
 
     Args:
         hidden_layers: number of hidden layers of `m`.
         hidden_units: width of each hidden layer.
         output_activation: of the last layer of `m`: "relu" as in the article, or
             "linear" as in the paper.
+
+    Raises:
+        UserError: the number of values is odd.
     """
+
+    reverses = True
+    numbers_per_value = 1  # that `m` gives for each value of x2
+    output_initializer = "glorot_uniform"  # of the last layer of `m`
 
     def __init__(
         self, hidden_layers=5, hidden_units=1000, output_activation="relu", **kwargs
@@ -69,27 +109,49 @@ class AdditiveCoupling(FlowLayer):
         self.output_activation = output_activation
 
     def build(self, input_shape):
-        half = input_shape[-1] // 2
+        size = input_shape[-1]
+        if size % 2:
+            raise UserError(
+                f"images have {size} values, and couplings need an even number "
+                "(reversing an odd number leaves even positions even, so the halves "
+                "would not take turns): crop or pad a row"
+            )
+        half = size // 2
         self.m = keras.Sequential(name="m")
         for i in range(self.hidden_layers):
             hidden = keras.layers.Dense(self.hidden_units, "relu", name=f"hidden_{i}")
             self.m.add(hidden)
-        self.m.add(keras.layers.Dense(half, self.output_activation, name="output"))
+        output = keras.layers.Dense(
+            self.numbers_per_value * half,
+            self.output_activation,
+            kernel_initializer=self.output_initializer,
+            name="output",
+        )
+        self.m.add(output)
         self.m.build((None, half))
 
+    def transform(self, x2, m):
+        """Return h2 and log |det dh2/dx2|, given what `m` says of x1.
+
+        Args:
+            x2: tensor (batch, D / 2).
+            m: tensor (batch, numbers_per_value * D / 2).
+        """
+        raise NotImplementedError
+
+    def undo(self, h2, m):
+        """Return the x2 that `transform` turns into h2."""
+        raise NotImplementedError
+
     def call(self, x):
-        x = ops.flip(x, axis=-1)
-        x1 = x[:, 0::2]
-        x2 = x[:, 1::2]
-        h = interleave(x1, x2 - self.m(x1))
-        log_det = ops.zeros_like(x[:, 0])  # (batch,)
-        return h, log_det
+        x1, x2 = split(ops.flip(x, axis=-1))
+        h2, log_det = self.transform(x2, self.m(x1))
+        return interleave(x1, h2), log_det
 
     def inverse(self, h):
-        h1 = h[:, 0::2]
-        h2 = h[:, 1::2]
-        x = interleave(h1, h2 + self.m(h1))
-        return ops.flip(x, axis=-1)
+        h1, h2 = split(h)
+        x2 = self.undo(h2, self.m(h1))
+        return ops.flip(interleave(h1, x2), axis=-1)
 
     def get_config(self):
         return {
@@ -100,10 +162,38 @@ class AdditiveCoupling(FlowLayer):
         }
 
 
+def split(x):
+    """The even and the odd positions of (batch, D): two halves (batch, D / 2)."""
+    return x[:, 0::2], x[:, 1::2]
+
+
 def interleave(even, odd):
     """Put two halves (batch, D / 2) at the even and the odd positions of (batch, D)."""
     pairs = ops.stack([even, odd], axis=2)
     return ops.reshape(pairs, (-1, 2 * even.shape[1]))
+
+
+@keras.saving.register_keras_serializable("nice")
+class AdditiveCoupling(Coupling):
+    """NICE's coupling: shift x2 by m(x1).
+
+        call:       h1 = x1,  h2 = x2 - m(x1)     (eq. 9)
+        inverse:    x1 = h1,  x2 = h2 + m(h1)     (eq. 7)
+
+    In the order (x1, x2) the Jacobian of (h1, h2) is triangular, and its diagonal is
+    ones. Reversing and interleaving permute values. So log |det| = 0 (eq. 8).
+
+    The encoder subtracts and the decoder adds, the reverse of the paper. If `m` ends in
+    a ReLU, each step of the decoder only adds. That suits pixels, never negative.
+
+    Args: those of `Coupling`.
+    """
+
+    def transform(self, x2, m):
+        return x2 - m, ops.zeros_like(x2[:, 0])
+
+    def undo(self, h2, m):
+        return h2 + m
 
 
 @keras.saving.register_keras_serializable("nice")

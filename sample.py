@@ -1,52 +1,62 @@
 """Draw from a trained NICE model, and look inside it:  python sample.py [picture]
 
-Each picture is a function of a model, and of test images if it needs some. It returns
+Each picture is a function of a model, and of test images if it needs some. Most return
 a sheet: images in rows and columns, in grey levels, with names.
 """
 
 # `support` comes first: it sets up the backends before Keras starts them.
 from support import command_line, data, devices, files, pictures
 from support.errors import UserError
-from support.pictures import Sheet
+from support.pictures import GRID, TEMPERATURE, Sheet
 
 import layers
 import nice
 
-import copy
 import dataclasses
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import keras
 import numpy as np
 from keras import ops
 
 
-def samples_sheet(
+def samples_picture(
     model,
-    rows=pictures.GRID,
-    columns=pictures.GRID,
-    temperature=0.8,
+    rows=GRID,
+    columns=GRID,
+    temperature=TEMPERATURE,
     label=None,
-    source="fitted",
+    source=None,
     seed=0,
 ):
-    """New images."""
-    images = model.sample(
-        rows * columns, temperature=temperature, seed=seed, label=label, source=source
-    )
-    return Sheet(images.reshape(rows, columns, *model.image_shape))
+    """New images: drawn from the prior and, if there is one, from the mixture.
+
+    With a source or a label there is one grid, without a title.
+    """
+
+    def draw(source):
+        images = model.sample(rows * columns, temperature, seed, label, source)
+        return pictures.in_rows(images, columns)
+
+    if source is not None or label is not None:
+        return pictures.grid(draw(source), zoom=2)
+    grids = {f"codes from the prior, T = {temperature:g}": draw("prior")}
+    if model.mixture is not None:
+        grids[f"codes from the mixture, T = {temperature:g}"] = draw("mixture")
+    return pictures.titled(grids)
 
 
-def labels_sheet(model, columns=pictures.GRID, temperature=0.8, seed=0):
-    """New images, a row for each label."""
-    if model.styles is None:
-        raise UserError("no styles are fitted to this model's codes yet")
-    labels = model.styles.labels
-    rows = [model.sample(columns, temperature, seed, label) for label in labels]
-    names = [str(label) for label in labels]
-    return Sheet(np.stack(rows), names)
+def labels_sheet(model, rows=20, columns=GRID, temperature=TEMPERATURE, seed=0):
+    """New images from the mixture, a row for each label."""
+    if model.mixture is None:
+        raise UserError("no mixture is fitted to this model's codes yet")
+    labels = model.mixture.labels
+    if len(labels) > rows:
+        print(f"the first {rows} of {len(labels)} labels; --rows shows more")
+        labels = labels[:rows]
+    drawn = [model.sample(columns, temperature, seed, label) for label in labels]
+    return Sheet(np.stack(drawn), row_names=[str(label) for label in labels])
 
 
 def choose(images, count, seed):
@@ -57,13 +67,6 @@ def choose(images, count, seed):
         )
     rows = np.random.default_rng(seed).permutation(len(images))[:count]
     return images[rows]
-
-
-def decode_grid(model, z):
-    """Decode codes (rows, columns, D)."""
-    rows, columns, size = z.shape
-    images = model.decode(z.reshape(-1, size))
-    return images.reshape(rows, columns, *model.image_shape)
 
 
 def interpolate_sheet(model, images, rows=8, columns=11, seed=0):
@@ -78,67 +81,60 @@ def interpolate_sheet(model, images, rows=8, columns=11, seed=0):
     amounts = np.linspace(0, 1, columns, dtype="float32")
     points = [(1 - t) * a + t * b for t in amounts]
     return Sheet(
-        decode_grid(model, np.stack(points, axis=1)),
+        model.decode(np.stack(points, axis=1)),
         column_names=[f"{t:.2g}" for t in amounts],
         framed=(0, columns - 1),
     )
 
 
-def traverse_sheet(model, images, rows=3, columns=9, seed=0):
-    """Test images, moved along the first three axes of their label.
+def traverse_sheet(model, images, rows=6, columns=9, seed=0):
+    """A test image, moved along the first axes of its label, one in each row.
 
-    Each is moved by up to three standard deviations either way, those of its label's
-    codes about their means. In the middle it stands itself, in a frame, if the number
-    of columns is odd. Its label is that of the mean which is nearest to its code.
+    It is moved by up to four standard deviations either way: those of codes of its
+    label about the nearest means. In the middle it stands itself, in a frame, if the
+    number of columns is odd. Its label is that of the mean nearest to its code.
     """
-    if model.styles is None:
-        raise UserError("no styles are fitted to this model's codes yet")
-    amounts = np.linspace(-3, 3, columns, dtype="float32")
-    codes = model.encode(choose(images, rows, seed))
-    nearest = model.styles.nearest(codes, model.sigma)
-    lines = []
-    names = []
-    for z, index in zip(codes, nearest, strict=True):
-        for number, axis in enumerate(model.styles.axes_of(index)[:3], 1):
-            lines.append(z + amounts[:, None] * axis)
-            names.append(f"axis {number}")
+    if model.mixture is None:
+        raise UserError("no mixture is fitted to this model's codes yet")
+    amounts = np.linspace(-4, 4, columns, dtype="float32")
+    (z,) = model.encode(choose(images, 1, seed))
+    (nearest,) = model.mixture.nearest(z[None], model.sigma)
+    axes = model.mixture.axes_of(nearest)[:rows]
+    lines = [z + amounts[:, None] * axis for axis in axes]
     return Sheet(
-        decode_grid(model, np.stack(lines)),
-        row_names=names,
+        model.decode(np.stack(lines)),
+        row_names=[f"axis {number}" for number in range(1, len(axes) + 1)],
         column_names=[pictures.minus(f"{amount:.3g}") for amount in amounts],
-        row_blocks=[("", len(names) // rows)] * rows,
-        column_blocks=[("standard deviations about the label's means", columns)],
+        headings={0: "a test image, moved by standard deviations of its label"},
         framed=tuple(np.flatnonzero(np.isclose(amounts, 0))),
     )
 
 
-def walk(model, x):
+def walk(functions, x):
+    """Call steps, or what undoes them: NumPy arrays of what stands between them."""
+    values, _ = layers.chain(functions, ops.convert_to_tensor(x))
+    return [ops.convert_to_numpy(h) for h in values]
+
+
+def encode_steps(model, x):
     """Encode x (n, D) step by step: a list of arrays (n, D), from x to the code."""
-    seen = [x]
-    for step in model.steps:
-        h, _ = step(ops.convert_to_tensor(seen[-1]))
-        seen.append(ops.convert_to_numpy(h))
-    return seen
+    return walk(model.steps, x)
 
 
-def walk_back(model, z):
+def decode_steps(model, z):
     """Decode codes (n, D) step by step: a list of arrays (n, D), from the code to x."""
-    seen = [z]
-    for step in reversed(model.steps):
-        h = step.inverse(ops.convert_to_tensor(seen[-1]))
-        seen.append(ops.convert_to_numpy(h))
-    return seen
+    return walk([step.inverse for step in model.steps[::-1]], z)
 
 
 def upright(model, walked):
     """Turn the values at each step the way that images lie.
 
-    Each additive coupling reverses the values. That turns a picture by 180 degrees, and
-    every second coupling turns it back. Steps of a reader's own are left as they are.
+    A step that reverses the values turns a picture by 180 degrees, and the next one
+    that does turns it back.
 
     Args:
-        walked: arrays (n, D) from x to the code: the list of `walk`, or that of
-            `walk_back`, reversed.
+        walked: arrays (n, D) from x to the code: the list of `encode_steps`, or that of
+            `decode_steps`, reversed.
 
     Returns:
         Such a list.
@@ -146,7 +142,7 @@ def upright(model, walked):
     shown = [walked[0]]
     reversed_values = False
     for step, h in zip(model.steps, walked[1:], strict=True):
-        if isinstance(step, layers.AdditiveCoupling):
+        if step.reverses:
             reversed_values = not reversed_values
         if reversed_values:
             h = h[:, ::-1]
@@ -154,34 +150,32 @@ def upright(model, walked):
     return shown
 
 
-def stages_sheet(model, images, rows=4, temperature=0.8, source="fitted", seed=0):
+def stages_sheet(model, images, rows=4, temperature=TEMPERATURE, source=None, seed=0):
     """Every step: test images become codes, and random codes become images.
 
-    A column shows the values after the step that it names; all stand upright. Grey is
-    0, white is 1 and black -1; in codes white is 3.2 and black -3.2. Test images have
-    noise as in training.
+    A column shows the values after the step that it names; all stand upright. Black is
+    0. Bright is far from 0, on either side, and white is the column's largest size,
+    but for one value in two hundred. Test images have noise as in training.
     """
-    pixels = choose(images, rows, seed).reshape(rows, -1)
-    noise = np.random.default_rng(seed).random(pixels.shape, "float32")
-    x = (pixels + model.noise * noise) / np.float32(model.levels)
-    encoded = walk(model, x)
+    x = nice.add_noise(
+        choose(images, rows, seed), model.noise, np.random.default_rng(seed)
+    )
+    x = x.reshape(rows, -1) / np.float32(model.levels)
     z = model.sample_codes(rows, temperature, seed, source=source)
-    drawn = walk_back(model, z)[::-1]
-    blocks = []
-    for walked in (encoded, drawn):
-        *hidden, code = upright(model, walked)
-        columns = [128 + 128 * h for h in hidden]
-        columns.append(128 + 40 * code)
-        blocks.append(np.stack(columns, axis=1))
-    stages = np.concatenate(blocks)
+    encoded = upright(model, encode_steps(model, x))
+    decoded = upright(model, decode_steps(model, z)[::-1])
+    stages = np.concatenate([np.stack(encoded, axis=1), np.stack(decoded, axis=1)])
+    sizes = abs(stages)
+    white = np.quantile(sizes, 0.995, axis=(0, 2), keepdims=True)
+    shown = 255 * sizes / np.maximum(white, 1e-6)
     after = [f"after {number}" for number in range(1, len(model.steps))]
     return Sheet(
-        stages.reshape(*stages.shape[:2], *model.image_shape),
+        shown.reshape(*shown.shape[:2], *model.image_shape),
         column_names=["x", *after, "code"],
-        row_blocks=[
-            ("test images  ⟶  their codes", rows),
-            ("new images  ⟵  random codes", rows),
-        ],
+        headings={
+            0: "test images  ⟶  their codes",
+            rows: "new images  ⟵  random codes",
+        },
     )
 
 
@@ -198,7 +192,6 @@ def inpaint_sheet(model, images, rows=4, count=24, steps=300, seed=0):
     shown = [images]
     notes = [describe_nats(nats)]
     names = ["original"]
-    blocks = [("", 1)]
     print("log-likelihood  original    masked  in-painted")
     for name, mask in masks(model.image_shape).items():
         masked = np.where(mask, 127.5, images)
@@ -209,12 +202,10 @@ def inpaint_sheet(model, images, rows=4, count=24, steps=300, seed=0):
         print(f"{name:14}{nats.mean():10.0f}{means}", flush=True)
         shown += [masked, filled]
         notes += [[""] * len(images), describe_nats(filled_nats)]
-        names += ["seen", "filled in"]
-        blocks.append((f"{name} hidden", 2))
+        names += [f"{name}\nhidden", "filled in"]
     return Sheet(
         np.stack(shown, axis=1)[:rows],
         column_names=names,
-        column_blocks=blocks,
         notes=list(zip(*notes, strict=True))[:rows],
     )
 
@@ -239,33 +230,6 @@ def masks(image_shape):
     return found
 
 
-class Canvas(keras.Model):
-    """A model whose weights are pictures, and whose loss is -log q of them.
-
-    So `fit` does the gradient ascent, on every backend. Its data are noise, a batch for
-    each step. After a step the constraint puts back the pixels that are seen.
-    """
-
-    def __init__(self, flow, images, hidden):
-        super().__init__()
-
-        def keep(x):  # what is seen stays, and the rest stays in the range of pixels
-            return ops.where(hidden, ops.clip(x, 0, 255), images)
-
-        self.flow = flow
-        self.pictures = self.add_weight(
-            shape=images.shape, initializer="zeros", constraint=keep, name="pictures"
-        )
-
-    def call(self, noise):
-        return self.flow.log_prob(self.pictures + noise)
-
-    def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ):
-        return -ops.mean(y_pred)
-
-
 def fill_in(model, images, hidden, steps=300, seed=0):
     """Fill in pixels where the mask `hidden` is True, by `steps` of Adam on -log q(x).
 
@@ -281,20 +245,20 @@ def fill_in(model, images, hidden, steps=300, seed=0):
     Returns:
         A float32 array (n, *image_shape).
     """
-    flow = copy.deepcopy(model)  # so that freezing it leaves the model as it is
-    flow.trainable = False
-    canvas = Canvas(flow, images, hidden)
     rng = np.random.default_rng(seed)
-    start = np.where(hidden, 255 * rng.random(images.shape), images)
-    canvas.pictures.assign(start)
-    count = steps * len(images)
-    noise = model.noise * rng.random((count, *model.image_shape), "float32")
+    filled = np.where(hidden, 255 * rng.random(images.shape), images)
+    filled = keras.Variable(filled, dtype="float32")
     # Adam moves each pixel by about the rate, here in grey levels, however small its
     # gradient is. beta_2 averages over 100 steps, as there are only some hundreds.
     rate = keras.optimizers.schedules.PolynomialDecay(25.0, steps, 0.0)
-    canvas.compile(keras.optimizers.Adam(rate, beta_2=0.99, epsilon=1e-12))
-    canvas.fit(noise, batch_size=len(images), shuffle=False, verbose=0)
-    return ops.convert_to_numpy(canvas.pictures)
+    adam = keras.optimizers.Adam(rate, beta_2=0.99, epsilon=1e-12)
+    bar = keras.utils.Progbar(steps, verbose=command_line.verbose())
+    for _ in range(steps):
+        noisy = nice.add_noise(ops.convert_to_numpy(filled), model.noise, rng)
+        adam.apply([-model.score(noisy)], [filled])  # Adam descends
+        filled.assign(ops.where(hidden, ops.clip(filled, 0, 255), images))
+        bar.add(1)
+    return ops.convert_to_numpy(filled)
 
 
 # --- The program ---------------------------------------------------------------------
@@ -304,7 +268,7 @@ def fill_in(model, images, hidden, steps=300, seed=0):
 class Picture:
     """A picture that the command line can name."""
 
-    make_sheet: Callable
+    make: Callable  # of a model, perhaps test images, and options: a picture or a sheet
     options: tuple
     uses_images: bool = True  # test images
     moves: bool = False  # its columns are steps along a path, so it can be a .gif
@@ -312,12 +276,12 @@ class Picture:
 
 PICTURES = {
     "samples": Picture(
-        samples_sheet,
+        samples_picture,
         ("rows", "columns", "temperature", "label", "source", "seed"),
         uses_images=False,
     ),
     "labels": Picture(
-        labels_sheet, ("columns", "temperature", "seed"), uses_images=False
+        labels_sheet, ("rows", "columns", "temperature", "seed"), uses_images=False
     ),
     "interpolate": Picture(interpolate_sheet, ("rows", "columns", "seed"), moves=True),
     "traverse": Picture(traverse_sheet, ("rows", "columns", "seed"), moves=True),
@@ -331,8 +295,7 @@ PICTURES = {
 def parse(argv):
     """Read the command line: what all pictures take, and the options of this one."""
     summary = [
-        f"{name}: {p.make_sheet.__doc__.splitlines()[0]}"
-        for name, p in PICTURES.items()
+        f"{name}: {p.make.__doc__.splitlines()[0]}" for name, p in PICTURES.items()
     ]
     parser = command_line.Parser(
         prog="sample.py",
@@ -340,20 +303,21 @@ def parse(argv):
         epilog=" ".join(summary),
     )
     add = parser.add_argument
+    path = command_line.path
     add("picture", nargs="?", choices=PICTURES, default="samples", help="see below")
-    add("--model", type=Path, default=command_line.MODEL, help="a file of nice.py")
-    add("--data", help="test images (default: those of the model's run)")
-    add("--output", type=Path, help="file to write (default: beside the model)")
+    add("--model", type=path, default=command_line.MODEL, help="a file of nice.py")
+    add("--data", type=path, help="test images (default: those of the model's run)")
+    add("--output", type=path, help="file to write (default: beside the model)")
     add("--rows", type=command_line.positive, help="rows of the picture")
     add("--columns", type=command_line.positive, help="columns of the picture")
     add(
         "--temperature",
         type=command_line.not_negative_real,
-        help="how widely codes are spread",
+        help=f"how widely codes are spread (default: {TEMPERATURE})",
     )
-    add("--label", type=int, help="draw images of this label only")
-    add("--source", choices=["fitted", "prior"], help="where codes are drawn from")
-    add("--seed", type=command_line.not_negative, help="of codes and chosen images")
+    add("--label", type=int, help="draw images of this label only, from the mixture")
+    add("--source", choices=["prior", "mixture"], help="where codes are drawn from")
+    add("--seed", type=command_line.seed, help="of codes and chosen images")
     add("--count", type=command_line.positive, help="images to measure in-painting by")
     add("--steps", type=command_line.positive, help="steps of in-painting")
     args = parser.parse_args(argv)
@@ -380,20 +344,6 @@ def parse(argv):
     return args, options
 
 
-# What the program says of where it draws from, and how to get the other.
-SOURCES = {
-    "fitted": "drawing from the styles of training images (--source prior: the prior)",
-    "prior": "drawing from the prior (--source fitted: the styles of training images)",
-}
-
-
-def default_source(model, options):
-    """Choose the styles; before training has fitted any, choose the prior."""
-    if model.styles is None and "label" not in options:
-        return "prior"
-    return "fitted"
-
-
 @command_line.program("sample.py")
 def main(argv):
     """Make the picture that the command line names."""
@@ -401,21 +351,19 @@ def main(argv):
     picture = PICTURES[args.picture]
     model = nice.load(args.model)
     print(f"{args.model} on {devices.describe()}", flush=True)
-    if "source" in picture.options:
-        options.setdefault("source", default_source(model, options))
-        print(SOURCES[options["source"]], flush=True)
     if picture.uses_images:
         path = args.data or files.recorded_data(args.model)
         _, (x_test, _) = data.load(path)
-        images = data.check_shape(x_test, model.image_shape)
+        images = data.check_images(x_test, model.image_shape)
         print(f"test images of {path}", flush=True)
-        sheet = picture.make_sheet(model, images, **options)
+        made = picture.make(model, images, **options)
     else:
-        sheet = picture.make_sheet(model, **options)
+        made = picture.make(model, **options)
     if args.output.suffix.lower() == ".gif":
-        pictures.save(args.output, pictures.animate(sheet))
-    else:
-        pictures.save(args.output, pictures.draw(sheet))
+        made = pictures.animate(made)
+    elif isinstance(made, Sheet):
+        made = pictures.draw(made)
+    pictures.save(args.output, made)
     print(args.output)
     return 0
 

@@ -12,9 +12,11 @@ drawn digits, rounded to grey levels as a file holds them, it gives
 It is this repository's own: do not compare its distances with anybody's FID.
 """
 
-from support import command_line, data, devices, styles
+from support import command_line, data, devices, mixture
+from support.pictures import TEMPERATURE
 
 import nice
+from examples import denoise  # which also defines the steps of its models
 
 import sys
 
@@ -94,10 +96,10 @@ def nearest(images, training):
 
 
 def fit_pixels(images, labels):
-    """Fit to pixels, without a flow, the same styles as a model has of its codes."""
-    chosen = styles.images_to_fit(len(images), size=784)
+    """Fit to pixels, without a flow, the same mixture as a model has of its codes."""
+    chosen = mixture.images_to_fit(len(images), 784, labels)
     pixels = images[chosen].reshape(-1, 784).astype("float32")
-    return styles.fit(pixels, labels[chosen], sigma=np.ones(784))
+    return mixture.fit(pixels, labels[chosen], sigma=np.ones(784))
 
 
 @command_line.program("benchmarks.digits")
@@ -109,10 +111,15 @@ def main(argv):
         "--temperatures",
         nargs="+",
         type=command_line.not_negative_real,
-        default=[0.8],
+        default=[TEMPERATURE],
         help="how widely codes are spread",
     )
     add("--held-out", action="store_true", help="compare with training images")
+    add(
+        "--denoise",
+        type=command_line.not_negative_real,
+        help="take noise of so many grey levels off the prior's draws, too",
+    )
     args = parser.parse_args(argv)
     (x_train, y_train), (x_test, y_test) = data.load()
     held = x_train[-COUNT:]
@@ -128,7 +135,6 @@ def main(argv):
     real, _ = look(judge, compared)
 
     def row(name, images):
-        images = np.floor(np.clip(images, 0, 255))  # as files hold them
         features, classes = look(judge, images)
         distance = frechet(features, real)
         recognised = np.mean(classes.max(axis=1) > 0.9)
@@ -143,13 +149,26 @@ def main(argv):
     pixels = fit_pixels(x_train, y_train)
     for temperature in args.temperatures:
         drawn = pixels.sample(COUNT, temperature).reshape(-1, 28, 28)
-        row(f"no flow, the same styles of pixels, T = {temperature:g}", drawn)
+        drawn = nice.to_pixels(drawn, noise=0)
+        row(f"no flow, the same mixture of pixels, T = {temperature:g}", drawn)
     for path in args.models:
         model = nice.load(path)
-        for source in ("fitted", "prior"):
+        sources = ["prior"]
+        if model.mixture is not None:
+            sources.append("mixture")
+        for source in sources:
             for temperature in args.temperatures:
                 drawn = model.sample(COUNT, temperature, source=source)
                 row(f"{path}: {source}, T = {temperature:g}", drawn)
+        if args.denoise is None:
+            continue
+        for temperature in args.temperatures:
+            drawn = model.decode(model.sample_codes(COUNT, temperature))
+            cleaned = denoise.denoise(model, drawn, args.denoise)
+            row(
+                f"{path}: prior, T = {temperature:g}, cleaned",
+                nice.to_pixels(cleaned, model.noise),
+            )
     return 0
 
 

@@ -86,21 +86,21 @@ def rates(sizes):
 
 def fit(sizes):
     """Seconds of a step of `fit`, fed as nice.py does it."""
-    from support import devices
+    from support import backends, devices
 
     import nice
 
     import keras
 
     model = nice.build_encoder((28, 28))
-    model.compile(keras.optimizers.Adam(1e-3), jit_compile=nice.use_xla())
+    model.compile(keras.optimizers.Adam(1e-3), jit_compile=backends.use_xla())
     count = sizes["steps"] * sizes["batch"]
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, 28, 28), dtype="uint8")
-    batches = nice.Batches(images, sizes["batch"]).feed()
+    batches = nice.Batches(images, sizes["batch"])
 
     def epoch():
-        model.fit(batches, verbose=0, shuffle=False)
+        model.fit(batches, verbose=0)
 
     epoch()  # compiles
     return {"step": best(epoch) / sizes["steps"], "device": devices.describe()}
@@ -152,10 +152,10 @@ def sampling(sizes):
     count = sizes["digits"]
 
     def draw():
-        model.sample(count, source="prior")
+        model.sample(count)
 
     def loop():
-        for code in model.sample_codes(count, source="prior"):
+        for code in model.sample_codes(count):
             model.decoder.predict(code[None], verbose=0)
 
     # The loop runs once: it takes long, and compiles the decoder as the article's does.

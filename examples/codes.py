@@ -12,7 +12,6 @@ from support import command_line, data, files, pictures
 import nice
 
 import sys
-from pathlib import Path
 
 import numpy as np
 from keras import ops
@@ -99,16 +98,26 @@ def histograms(z, clean, sigma, prior):
 def main(argv):
     parser = command_line.Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--model", type=Path, default=command_line.MODEL, help="a file of nice.py")
-    add("--data", help="test images (default: those of the model's run)")
+    add(
+        "--model",
+        type=command_line.path,
+        default=command_line.MODEL,
+        help="a file of nice.py",
+    )
+    add(
+        "--data",
+        type=command_line.path,
+        help="test images (default: those of the model's run)",
+    )
     args = parser.parse_args(argv)
     model = nice.load(args.model)
     source = args.data or files.recorded_data(args.model)
     _, (x_test, _) = data.load(source)
 
-    z = model.encode(x_test, model.noise)
-    clean = model.encode(x_test)
-    drawn = model.sample_codes(len(z), temperature=1.0, source="prior")
+    verbose = command_line.verbose()
+    z = model.encode(x_test, model.noise, verbose=verbose)
+    clean = model.encode(x_test, verbose=verbose)
+    drawn = model.sample_codes(len(z))
     describe(z, drawn)
     made = {
         "spectrum.png": spectrum(model.sigma),

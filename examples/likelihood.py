@@ -13,7 +13,6 @@ from support.errors import UserError
 import nice
 
 import sys
-from pathlib import Path
 
 import numpy as np
 
@@ -26,7 +25,7 @@ PLOTTED = ("test images", "upside down", "prior's draws")  # the others need no 
 
 def measure(model, images):
     """log q(x) of some kinds of images, in nats: a dict of names and arrays (n,)."""
-    z = model.sample_codes(len(images), temperature=1.0, source="prior")
+    z = model.sample_codes(len(images))
     rng = np.random.default_rng(0)
     grain = rng.integers(0, 256, images.shape, dtype="uint8")
     return {
@@ -87,18 +86,28 @@ def extremes_sheet(images, nats):
     """The likeliest images, and the least likely."""
     order = np.argsort(-nats)
     chosen = np.concatenate([order[:SHOWN], order[-SHOWN:]])
-    shown = images[chosen].reshape(-1, COLUMNS, *images.shape[1:])
     rows = SHOWN // COLUMNS
-    blocks = [("the likeliest test images", rows), ("the least likely", rows)]
-    return pictures.Sheet(shown, row_blocks=blocks)
+    return pictures.Sheet(
+        pictures.in_rows(images[chosen], COLUMNS),
+        headings={0: "the likeliest test images", rows: "the least likely"},
+    )
 
 
 @command_line.program("examples.likelihood")
 def main(argv):
     parser = command_line.Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--model", type=Path, default=command_line.MODEL, help="a file of nice.py")
-    add("--data", help="test images (default: those of the model's run)")
+    add(
+        "--model",
+        type=command_line.path,
+        default=command_line.MODEL,
+        help="a file of nice.py",
+    )
+    add(
+        "--data",
+        type=command_line.path,
+        help="test images (default: those of the model's run)",
+    )
     args = parser.parse_args(argv)
     model = nice.load(args.model)
     source = args.data or files.recorded_data(args.model)

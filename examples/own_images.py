@@ -1,24 +1,27 @@
 """Make a data file of your own images:  python -m examples.own_images FOLDER mine.npz
 
 FOLDER holds a folder for each label, as in shapes/circle/*.png, or images only. They
-are .png, .jpg or .jpeg files, all of one size and kind; hidden files are skipped. Where
-all these folders have integers as names, as in digits/7/*.png, these are the labels.
-The images are put in random order, a sixth of them to test with.
+are .png, .jpg, .bmp, .tif or .webp files, all of one size and kind, and are turned as
+their camera says; hidden files are skipped. Where all these folders have integers as
+names, as in digits/7/*.png, these are the labels. The images are put in random order, a
+sixth of them to test with.
 
 The name of a data set, such as fashion_mnist, instead of FOLDER makes a file of that;
 Keras downloads it.
 """
 
-from support import command_line, data
+from support import command_line, data, files
 from support.errors import UserError
 
 import glob
+import re
+import shlex
 import sys
-from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 KINDS = {(): "grey", (2,): "grey with alpha", (3,): "RGB", (4,): "RGB with alpha"}
 
 
@@ -33,7 +36,10 @@ def read_folder(folder):
     """
     paths = find_pictures(folder)
     if len(paths) < 6:
-        raise UserError(f"{folder}: at least 6 images are needed, found {len(paths)}")
+        kinds = ", ".join(SUFFIXES)
+        raise UserError(
+            f"{folder}: at least 6 images are needed, found {len(paths)} of {kinds}"
+        )
     images = [read_picture(path) for path in paths]
     for path, image in zip(paths, images, strict=True):
         if describe(image) != describe(images[0]):
@@ -54,14 +60,18 @@ def read_folder(folder):
 def find_pictures(folder):
     """The pictures below a folder, sorted: hidden ones left out, links followed."""
     names = glob.glob("**/*", root_dir=folder, recursive=True)
-    paths = sorted(folder / name for name in names)
-    return [path for path in paths if path.suffix.lower() in (".png", ".jpg", ".jpeg")]
+    files_found = sorted(path for path in map(folder.joinpath, names) if path.is_file())
+    paths = [path for path in files_found if path.suffix.lower() in SUFFIXES]
+    others = [path for path in files_found if path.suffix.lower() not in SUFFIXES]
+    if others:
+        print(f"left out: {len(others)} files of other kinds, such as {others[0]}")
+    return paths
 
 
 def read_picture(path):
     """Read a picture: a uint8 or boolean array; UserError if it cannot be used."""
     try:
-        image = imageio.imread(path, plugin="pillow")
+        image = imageio.imread(path, plugin="pillow", rotate=True)
     except Exception as error:  # a damaged picture fails in many ways
         raise UserError(f"{path} is empty, damaged or no picture ({error})") from None
     usable = image.dtype in ("uint8", "bool") and image.shape[2:] in ((), (3,), (4,))
@@ -79,13 +89,15 @@ def describe(image):
 
 
 def number_labels(names):
-    """The labels (n,) that names stand for: themselves if they are integers."""
-    try:
+    """The labels (n,) that names stand for: themselves if all are plain integers.
+
+    Plain is 10, not 010 or 1_0, which Python would read as 10, too.
+    """
+    if all(re.fullmatch("0|-?[1-9][0-9]*", name) for name in names):
         return np.array([int(name) for name in names])
-    except ValueError:
-        known, labels = np.unique(names, return_inverse=True)
-        print(f"labels: {dict(enumerate(known.tolist()))}")
-        return labels
+    known, labels = np.unique(names, return_inverse=True)
+    print(f"labels: {dict(enumerate(known.tolist()))}")
+    return labels
 
 
 def download(name):
@@ -107,21 +119,20 @@ def download(name):
 def main(argv):
     parser = command_line.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("source", help="folder of images, or a data set of Keras")
-    parser.add_argument("output", type=Path, help=".npz file to write")
+    parser.add_argument("output", type=command_line.path, help=".npz file to write")
     args = parser.parse_args(argv)
-    folder = Path(args.source)
+    folder = command_line.path(args.source)
     if folder.is_dir():
         arrays = read_folder(folder)
     else:
         arrays = download(args.source)
     (x_train, _), (x_test, _) = data.check(arrays, args.source)
-    data.check_even(x_train.shape[1:])
     output = args.output
     if output.suffix != ".npz":
         output = output.with_name(output.name + ".npz")
-    np.savez(output, **arrays)
+    files.write_whole(output, lambda partial: np.savez(partial, **arrays))
     print(f"{len(x_train):,} images to train with, {len(x_test):,} to test with")
-    print(f"next: python nice.py --data {output} --output mine")
+    print(f"next: python nice.py --data {shlex.quote(str(output))} --output mine")
     return 0
 
 

@@ -12,11 +12,11 @@ column has a scale of its own.
 
 from support import command_line, pictures
 
+import layers
 import nice
 import sample
 
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -55,7 +55,7 @@ def build_flow():
 
 def walk(model, points):
     """Encode points (n, 2): a list of arrays (n, 2), from x to z, none swapped."""
-    return sample.upright(model, sample.walk(model, points.astype("float32")))
+    return sample.upright(model, sample.encode_steps(model, points.astype("float32")))
 
 
 def outline(corner):
@@ -83,12 +83,8 @@ def densities(model, meshes):
     found = []
     # To swap is its own inverse, so this gives the points as the steps see them.
     for number, h in enumerate(sample.upright(model, meshes)):
-        h = ops.convert_to_tensor(h)
-        log_det = 0.0
-        for step in model.steps[number:]:
-            h, step_log_det = step(h)
-            log_det = log_det + step_log_det
-        nats = model.log_density(h, log_det)
+        values, log_det = layers.chain(model.steps[number:], ops.convert_to_tensor(h))
+        nats = model.log_density(values[-1], log_det)
         found.append(np.exp(ops.convert_to_numpy(nats)))
     return found
 
@@ -162,14 +158,19 @@ def plot(model, points):
 def main(argv):
     parser = command_line.Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--output", type=Path, default=Path("plane.png"), help="file to write")
+    add("--output", type=command_line.path, default="plane.png", help="file to write")
     add("--epochs", type=command_line.positive, default=30, help="passes over points")
     args = parser.parse_args(argv)
     keras.utils.set_random_seed(0)
     model = build_flow()
     model.compile(keras.optimizers.Adam(2e-3))
     points = half_circles(20_000, seed=0)
-    model.fit(WHITE * points, epochs=args.epochs, batch_size=500, verbose=0)
+    model.fit(
+        WHITE * points,
+        epochs=args.epochs,
+        batch_size=500,
+        verbose=command_line.verbose(),
+    )
     nats = model.log_likelihood(WHITE * half_circles(20_000, seed=1))
     print(f"log-likelihood of new points: {nats.mean():.2f} nats a point")
     pictures.save(args.output, plot(model, points))

@@ -2,7 +2,7 @@
 
 from support import files, pictures
 from support.errors import UserError
-from support.pictures import GRID
+from support.pictures import GRID, TEMPERATURE
 
 import math
 
@@ -20,20 +20,22 @@ class Checkpoint(keras.callbacks.Callback):
 
     Args:
         output: the folder.
-        batches: the `Batches` of training, which are told each epoch.
         twin: a model that shares the weights in training, without an optimiser. It is
             saved as `nice.keras`.
     """
 
-    def __init__(self, output, batches, twin):
+    def __init__(self, output, twin):
         super().__init__()
         self.output = output
-        self.batches = batches
         self.twin = twin
         self.history = []
 
     def restore(self, model):
-        """Load the newest backup into a compiled model; return its finished epochs."""
+        """Load the newest backup into a compiled model, and the history up to it.
+
+        Returns:
+            How many epochs are finished.
+        """
         backups = self.backups()
         if not backups:
             return 0
@@ -52,9 +54,6 @@ class Checkpoint(keras.callbacks.Callback):
         print(f"going on after epoch {done}")
         return done
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self.batches.start_epoch(epoch)
-
     def on_epoch_end(self, epoch, logs):
         number = f"{epoch + 1:04}"
         row = {"epoch": epoch + 1, **logs}
@@ -65,8 +64,8 @@ class Checkpoint(keras.callbacks.Callback):
         if not math.isfinite(logs["loss"]):
             self.model.stop_training = True
             return
-        images = self.model.sample(GRID * GRID, source="prior")
-        grid = pictures.grid(images, GRID, GRID)
+        images = self.model.sample(GRID * GRID, TEMPERATURE)
+        grid = pictures.grid(pictures.in_rows(images, GRID))
         pictures.save(self.output / "samples" / f"epoch_{number}.png", grid)
         older = self.backups()
         files.write_whole(self.output / f"backup.{number}.keras", self.model.save)
@@ -84,7 +83,7 @@ def best_epoch(history):
 
 
 def finish(output, history):
-    """Leave curves and an animation. The run then counts as finished."""
+    """Leave curves and an animation, delete backups: the run counts as finished."""
     pictures.save(output / "training.png", pictures.curves(history))
     grids = sorted(output.glob("samples/epoch_*.png"))
     if grids:  # none, if the first epoch diverged

@@ -5,14 +5,14 @@ from support.errors import UserError
 import argparse
 import dataclasses
 import functools
+import inspect
 import math
 import os
 import sys
 from pathlib import Path
 
 MODEL = Path("output") / "nice.keras"  # where nice.py writes and sample.py reads
-NETWORK = ("couplings", "hidden_layers", "hidden_units", "noise", "prior")
-TRAINING = ("epochs", "batch_size", "learning_rate", "seed")
+LARGEST_SEED = 2**32 - 1  # of NumPy's
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,54 +21,81 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {line}\n")
 
 
-def at_least(least, kind):
-    """Make an argparse type: a finite number of this kind, not below `least`."""
+def between(least, most, kind):
+    """Make an argparse type: a finite number of this kind, from `least` to `most`."""
 
     def number(text):
         value = kind(text)
         if not least <= value < math.inf:
             raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"must be at most {most}, got {text}")
         return value
 
     return number
 
 
-not_negative = at_least(0, int)
-positive = at_least(1, int)
-not_negative_real = at_least(0.0, float)
+not_negative = between(0, math.inf, int)
+positive = between(1, math.inf, int)
+not_negative_real = between(0.0, math.inf, float)
+seed = between(0, LARGEST_SEED, int)
 
 
-def parse_training(argv, recipes):
+def path(text):
+    """Make a path; "~" is the home folder, also where a shell leaves it as it is."""
+    return Path(text).expanduser()
+
+
+# The options of nice.py that override a recipe: a type and a line of help for each.
+NETWORK = {  # arguments of `build_encoder`
+    "couplings": (not_negative, "number of couplings; 0: scaling alone"),
+    "hidden_layers": (not_negative, "hidden layers of each coupling's m"),
+    "hidden_units": (positive, "width of these layers"),
+    "noise": (not_negative_real, "width of the noise, in grey levels"),
+    "prior": (str, "density of codes"),
+}
+TRAINING = {  # fields of `Recipe`
+    "epochs": (positive, "passes over the training images"),
+    "batch_size": (positive, "images in a step"),
+    "learning_rate": (not_negative_real, "Adam's, at first"),
+    "seed": (seed, "of first weights, order and noise"),
+}
+
+
+def parse_training(argv, recipes, build_encoder, priors):
     """Read the command line of nice.py: its arguments, and the recipe they make."""
     parser = Parser(
         prog="nice.py", description="Train NICE. Options override the recipe's values."
     )
     add = parser.add_argument
-    add("--data", help=".npz file of images (default: MNIST, or the model's own)")
-    add("--output", type=Path, default=MODEL.parent, help="folder to write to")
+    add(
+        "--data",
+        type=path,
+        help=".npz file of images (default: MNIST, or the model's own)",
+    )
+    add("--output", type=path, default=MODEL.parent, help="folder to write to")
     add(
         "--recipe", choices=recipes, default="digits", help="model, and how to train it"
     )
-    add("--start", type=Path, help="a model to go on from, in another folder")
+    add("--start", type=path, help="a model to go on from, in another folder")
     add(
         "--evaluate", action="store_true", help="only measure the output folder's model"
     )
     add("--fresh", action="store_true", help="start over in the output folder")
-    add("--epochs", type=positive, help="passes over the training images")
-    add("--batch-size", type=positive, help="images in a step")
-    add("--learning-rate", type=not_negative_real, help="Adam's, at first")
-    add("--seed", type=not_negative, help="of first weights, order and noise")
-    add("--couplings", type=not_negative, help="number of couplings; 0: scaling alone")
-    add("--hidden-layers", type=not_negative, help="hidden layers of each coupling's m")
-    add("--hidden-units", type=positive, help="width of these layers")
-    add("--noise", type=not_negative_real, help="width of the noise, in grey levels")
-    add("--prior", choices=["gaussian", "logistic"], help="density of codes")
+    defaults = inspect.signature(build_encoder).parameters
+    for name, (kind, text) in (TRAINING | NETWORK).items():
+        choices = priors if name == "prior" else None
+        if name in NETWORK:
+            text = f"{text} (without a recipe: {defaults[name].default})"
+        add("--" + name.replace("_", "-"), type=kind, choices=choices, help=text)
     args = parser.parse_args(argv)
 
     given = {name: value for name, value in vars(args).items() if value is not None}
     network = {name: given[name] for name in NETWORK if name in given}
     training = {name: given[name] for name in TRAINING if name in given}
     recipe = recipes[args.recipe]
+    if args.evaluate and (network or training or args.fresh or args.start):
+        parser.error("--evaluate only measures: give it --output and --data alone")
     if args.start is None:
         model = {**recipe.model, **network}
     else:
@@ -76,12 +103,16 @@ def parse_training(argv, recipes):
             parser.error(
                 "--start takes the network from the model: leave out its options"
             )
-        if args.evaluate:
-            parser.error("--start trains and --evaluate does not: leave one out")
         if args.start.resolve().parent == args.output.resolve():
             parser.error("--start needs another --output than the folder of its model")
         model = {}
     return args, dataclasses.replace(recipe, model=model, **training)
+
+
+def verbose(elsewhere=0):
+    """Keras's `verbose`: 1, a bar that moves, on a terminal, and another elsewhere."""
+    terminal = os.isatty(1)  # of file 1, as not every sys.stdout can be asked
+    return 1 if terminal else elsewhere
 
 
 def program(name):

@@ -2,7 +2,6 @@
 
 from support.errors import UserError
 
-import math
 import zlib
 from pathlib import Path
 
@@ -101,7 +100,7 @@ def check(arrays, source):
 
 
 def to_grey_levels(images, name):
-    """Check an array of images, and return it in grey levels 0...255.
+    """Check the images of a file, and return them in grey levels 0...255.
 
     Args:
         images: array as in `check`.
@@ -113,25 +112,69 @@ def to_grey_levels(images, name):
     Raises:
         UserError: the shape or the values are not those of images.
     """
-    kind = images.dtype.kind
-    if kind not in "buif":
+    if images.dtype.kind not in "buif":
         raise UserError(f"{name} is of dtype {images.dtype}, no pixel values; {REMEDY}")
     check_axes(images.shape, name)
-    if kind == "b":
+    if images.dtype.kind == "b":
         return images.astype("uint8") * np.uint8(255)
-    white = 1 if kind == "f" else 255
+    if images.dtype.kind == "f":
+        if not from_0_to_1(images):
+            raise UserError(
+                f"{value_range(images, name)}; white is 1: "
+                "rescale it to integers 0...255 or floats 0...1"
+            )
+        images = np.minimum(images.astype("float32") * np.float32(255), 255)
+    check_training_images(images, name)
+    if images.dtype.kind == "f":
+        return images
+    return images.astype("uint8")
+
+
+def check_training_images(images, name):
+    """Raise UserError unless images can be trained on: grey levels 0...255, not dark.
+
+    Images that are nearly black are mostly of another unit: 0/1, or 0...16.
+
+    Args:
+        images: array (n, ...), integers or floats.
+        name: its name, for messages.
+    """
+    check_grey_levels(images, name)
+    if images.min() < 0 or not 0.1 * 255 < images.max() <= 255:
+        raise UserError(
+            f"{value_range(images, name)}; black is 0 and white is 255: "
+            "rescale it to integers or floats 0...255"
+        )
+
+
+def check_grey_levels(images, name="images"):
+    """Raise UserError unless images can be measured: finite numbers, not of unit 1.
+
+    They may leave 0...255, as a density is defined there, too.
+
+    Args:
+        images: array (n, ...).
+        name: its name, for messages.
+    """
+    if images.dtype.kind not in "buif" or not len(images):
+        raise UserError(f"{name}: no images: {images.dtype}, shape {images.shape}")
+    if not np.all(np.isfinite(images)):
+        raise UserError(f"{name} has values that are no finite numbers")
+    of_unit_1 = images.dtype.kind == "b" or from_0_to_1(images)
+    if of_unit_1 and images.any():
+        raise UserError(f"{value_range(images, name)}: multiply them by 255")
+
+
+def from_0_to_1(images):
+    """Whether images are floats from 0 to 1, up to rounding."""
+    return images.dtype.kind == "f" and images.min() >= 0 and images.max() < 1.001
+
+
+def value_range(images, name):
+    """The values of an array, in words."""
     low = images.min()
     high = images.max()
-    in_range = 0 <= low and high <= white  # False if there is a NaN
-    nearly_black = high <= 0.1 * white  # as are 0...1 or 0...16, given as integers
-    if nearly_black or not in_range:
-        raise UserError(
-            f"{name} has values from {low:g} to {high:g} ({images.dtype}); "
-            f"white is {white}: rescale it to integers 0...255 or floats 0...1"
-        )
-    if kind == "f":
-        return images.astype("float32") * np.float32(255)
-    return images.astype("uint8")
+    return f"{name} has values from {low:g} to {high:g} ({images.dtype})"
 
 
 def check_axes(shape, name):
@@ -165,7 +208,7 @@ def integer_labels(labels, count, name):
     if labels.dtype.kind not in "buif":
         try:
             labels = labels.astype("str").astype("int64")  # digits as text
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             found = f"{name} is left out: it is of dtype {labels.dtype}"
             print(f"{found}, not integers such as y.astype(int)")
             return None
@@ -226,27 +269,12 @@ def fingerprint(*arrays):
     return "-".join(f"{checksum:08x}" for checksum in checksums)
 
 
-def check_even(image_shape):
-    """Raise UserError unless images have a known, even number of values."""
-    if not image_shape or None in image_shape:
-        raise UserError(
-            f"the shape of an image must be known, such as (28, 28), not {image_shape}"
-        )
-    size = math.prod(image_shape)
-    if size % 2:
-        lengths = " × ".join(str(length) for length in image_shape)
-        raise UserError(
-            f"{lengths} images have {size} values; couplings need an even number "
-            "(reversing an odd number leaves even positions even, so the halves would "
-            "not take turns): crop or pad a row"
-        )
-
-
-def check_shape(images, image_shape):
-    """Return images as an array; UserError if they have not the shape a model takes.
+def check_images(images, image_shape):
+    """Return images as an array; UserError if a model cannot measure them.
 
     Args:
-        images: array or list (n, *image_shape), n at least 1.
+        images: array or list (n, *image_shape), n at least 1, as of
+            `check_grey_levels`.
         image_shape: of one image, that of the model.
     """
     images = np.asarray(images)
@@ -255,13 +283,5 @@ def check_shape(images, image_shape):
         raise UserError(
             f"this model takes images (n, {lengths}), n at least 1, not {images.shape}"
         )
+    check_grey_levels(images)
     return images
-
-
-def check_grey_levels(images):
-    """Raise UserError if an array has floats 0...1: noise would cover such images."""
-    if images.dtype.kind in "bf" and 0 < images.max(initial=0) <= 1:
-        raise UserError(
-            f"images of {images.dtype} up to 1 are not grey levels 0...255: "
-            "multiply them by 255"
-        )

@@ -23,5 +23,8 @@ def use_all(*batch_sizes):
     if backend == "jax" and even:
         parallel = keras.distribution.DataParallel(devices=devices)
         keras.distribution.set_distribution(parallel)
+    elif backend == "jax":
+        sizes = ", ".join(str(size) for size in batch_sizes if size)
+        print(f"1 of {count} devices: all are used if they divide batches of {sizes}")
     else:
-        print(f"1 of {count} devices: JAX uses all if they divide {batch_sizes} evenly")
+        print(f"1 of {count} devices: nice.py uses several on JAX only")

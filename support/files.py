@@ -1,14 +1,18 @@
 """The output folder of a training run: whole files, one run, its history."""
 
+from support import data
 from support.errors import UserError
 
 import json
 import os
+import re
 import signal
 import threading
 import zipfile
+import zlib
 from pathlib import Path
 
+MODEL = "nice.keras"  # the name of the model in a folder
 ADVICE = "choose another --output, or start over with --fresh"
 
 
@@ -47,7 +51,15 @@ def write_whole(path, write):
 
 
 def claim(output, settings, fresh=False):
-    """Make a folder ready for a new run, or for going on with the same one."""
+    """Make a folder ready for a new run, or for going on with the same one.
+
+    Leftovers of a killed process are deleted. With `fresh`, what a run has left is
+    deleted, too, but for its model, which becomes nice.previous.keras. Then
+    settings.json is written.
+
+    Raises:
+        UserError: it is no folder, or `check_same_run` refuses it.
+    """
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file: --output names a folder")
     if not fresh:
@@ -59,28 +71,39 @@ def claim(output, settings, fresh=False):
     for pattern in leftovers:
         for path in output.glob(pattern):
             path.unlink()
+    model = output / MODEL
+    if fresh and model.exists():
+        model.replace(output / "nice.previous.keras")
+        print(f"the old model is now {output / 'nice.previous.keras'}")
     write_json(output / "settings.json", settings)
 
 
 def check_same_run(output, settings):
-    """Raise UserError if a folder holds a finished run, or one of other settings."""
+    """Raise UserError if a folder holds a finished run, or one of other settings.
+
+    Where the images came from does not count: files may move, and their checksum says
+    whether they are the same.
+    """
     before = read_settings(output)
     if before.pop("finished", False):
         raise UserError(
             f"{output} holds a finished run: {ADVICE}, or go on from it with --start"
         )
-    if not before and (output / "nice.keras").exists():
+    if not before and (output / MODEL).exists():
         raise UserError(f"{output} holds a model that is of no run: {ADVICE}")
+    differences = {
+        "images": "with other images",
+        "start": "that started from another model",
+    }
     for name, old in before.items():
         if name not in settings:
             raise UserError(
                 f"{output} holds a run of another version, with {name} {old}: {ADVICE}"
             )
         new = settings[name]
-        if new != old:
-            raise UserError(
-                f"{output} holds a run with {name} {old}, not {new}: {ADVICE}"
-            )
+        if new != old and name != "data":
+            difference = differences.get(name, f"with {name} {old}, not {new}")
+            raise UserError(f"{output} holds a run {difference}: {ADVICE}")
 
 
 def write_json(path, value):
@@ -105,8 +128,31 @@ def read_settings(output):
 
 def check_model(path):
     """Raise UserError if there is no such file."""
-    if not Path(path).is_file():
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name the model in it, {path / MODEL}")
+    if not path.is_file():
         raise UserError(f"{path}: no such model; train one with: python nice.py")
+
+
+def check_classes(path, error):
+    """Raise UserError if an error of Keras is that it does not know a class."""
+    unknown = re.search(r"Could not locate class '(\w+)'", str(error))
+    if unknown:
+        raise UserError(
+            f"{path} holds a {unknown[1]}, which is not defined here: only a program "
+            "that defines or imports this class can open the model"
+        ) from None
+
+
+def record(source):
+    """How settings.json records the file of the images: None for the bundled MNIST.
+
+    That is where the repository is, wherever it may be moved.
+    """
+    if Path(source) == data.MNIST:
+        return None
+    return str(Path(source).resolve())
 
 
 def recorded_data(model):
@@ -115,15 +161,31 @@ def recorded_data(model):
     If the model's path is a link, they are beside the file that it leads to.
 
     Raises:
-        UserError: there is no such model, or nothing says what it was trained on.
+        UserError: there is no such model, nothing says what it was trained on, or that
+            is gone.
     """
     check_model(model)
-    source = read_settings(Path(model).resolve().parent).get("data")
-    if source is None:
+    settings = read_settings(Path(model).resolve().parent)
+    if "data" not in settings:
         raise UserError(
             f"nothing beside {model} says what it was trained on: add --data"
         )
+    if settings["data"] is None:
+        return data.MNIST
+    source = Path(settings["data"])
+    if not source.exists():
+        raise UserError(
+            f"{source}: no such file, and {model} was trained on it; "
+            "if it has moved, say where with --data"
+        )
     return source
+
+
+def checksum(path):
+    """A checksum of a file, to tell it from others; None for no file."""
+    if path is None:
+        return None
+    return f"{zlib.crc32(path.read_bytes()):08x}"
 
 
 def check_whole(path):

@@ -3,41 +3,32 @@
 from support import files
 
 import dataclasses
-import math
 
 import imageio.v3 as imageio
 import numpy as np
 
 GRID = 15  # rows and columns of a grid of draws, as in the article
-
-
-# A sheet that has texts beside its images, in pixels.
-LINE = 18  # height of a line of text
-LETTER = 9  # width of a letter, at most
-APART = 3  # between two images
-GAP = 14  # between two blocks of rows or columns, more than between two images
+TEMPERATURE = 0.8  # of the draws that pictures show: the article's choice
+TILE = 0.62  # inches from one image of a sheet to the next
 
 
 @dataclasses.dataclass
 class Sheet:
-    """Images in rows and columns, and what is drawn beside them.
+    """Rows of images, and what is written beside them.
 
     Args:
         images: array (rows, columns, *image_shape), in grey levels.
         row_names: a text for each row, on its left.
-        column_names: a text for each column, above it.
-        row_blocks: pairs (heading, number of rows). Each block of rows stands apart,
-            with its heading above it.
-        column_blocks: pairs (heading, number of columns), likewise.
-        notes: for each row a sequence of texts, one below each of its images.
+        column_names: a text for each column, above the first row.
+        headings: texts by the index of the row that each stands above.
+        notes: for each row a text below each of its images.
         framed: indices of columns whose images have a frame.
     """
 
     images: np.ndarray
     row_names: list = ()
     column_names: list = ()
-    row_blocks: list = ()
-    column_blocks: list = ()
+    headings: dict = dataclasses.field(default_factory=dict)
     notes: list = ()
     framed: tuple = ()
 
@@ -65,16 +56,20 @@ def figure_pixels(figure):
     return np.array(canvas.buffer_rgba())[..., :3]
 
 
-def grid(images, rows, columns, zoom=1):
-    """Tile images in grey levels, (rows * columns, height, width) or (..., channels).
+def in_rows(images, columns):
+    """Images (n, *image_shape), n columns to a row: (rows, columns, *image_shape)."""
+    return images.reshape(-1, columns, *images.shape[1:])
+
+
+def grid(images, zoom=1):
+    """Tile images in grey levels, (rows, columns, height, width) or (..., channels).
 
     They are clipped to 0...255 and rounded; what is not a number is black. A pixel is
     drawn `zoom` pixels wide.
     """
     pixels = np.clip(np.nan_to_num(images), 0, 255).round().astype("uint8")
-    pixels = pixels.repeat(zoom, axis=1).repeat(zoom, axis=2)
-    height, width, *channels = pixels.shape[1:]
-    pixels = pixels.reshape(rows, columns, height, width, *channels)
+    pixels = pixels.repeat(zoom, axis=2).repeat(zoom, axis=3)
+    rows, columns, height, width, *channels = pixels.shape
     pixels = pixels.swapaxes(1, 2)  # rows, height, columns, width
     picture = pixels.reshape(rows * height, columns * width, *channels)
     if channels == [1]:
@@ -82,127 +77,58 @@ def grid(images, rows, columns, zoom=1):
     return picture
 
 
-def draw(sheet, zoom=2):
-    """Draw a sheet: pixels, or a figure if there is anything beside its images.
+def show(axes, images):
+    """Show a grid of images on matplotlib axes, without ticks."""
+    axes.imshow(grid(images), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
 
-    A pixel is drawn `zoom` pixels wide, or wider if a text needs it.
+
+def titled(grids):
+    """Draw grids side by side, each under its title: a figure.
+
+    Args:
+        grids: a dict of titles and images (rows, columns, *image_shape).
     """
-    fields = dataclasses.fields(sheet)
-    beside = [getattr(sheet, field.name) for field in fields if field.name != "images"]
-    if any(beside):
-        return draw_with_texts(sheet, zoom)
-    rows, columns = sheet.images.shape[:2]
-    return grid(np.concatenate(sheet.images), rows, columns, zoom)
-
-
-def draw_with_texts(sheet, zoom):
-    """Draw a sheet and what is beside its images: a matplotlib figure."""
-    # Images are as wide as the texts above and below them.
-    rows, columns, height, width, *channels = sheet.images.shape
-    texts = list(sheet.column_names)
-    for row in sheet.notes:
-        texts += row
-    for text in texts:
-        zoom = max(zoom, math.ceil(LETTER * len(text) / width))
-    height *= zoom
-    width *= zoom
-
-    # Where rows and columns begin.
-    left = APART
-    if sheet.row_names:
-        left += LETTER * (1 + max(len(name) for name in sheet.row_names))
-    headings_above = heading_height(sheet.column_blocks)
-    above = APART + headings_above
-    if sheet.column_names:
-        above += LINE
-    row_height = height + APART
-    if sheet.notes:
-        row_height += LINE
-    row_heading = heading_height(sheet.row_blocks)
-    tops, bottom = places(above, row_height, rows, sheet.row_blocks, row_heading)
-    lefts, right = places(left, width + APART, columns, sheet.column_blocks)
-
-    # The images, on white.
-    pixels = np.full((bottom, right, *channels), 255, "uint8")
-    for y, row in zip(tops, sheet.images, strict=True):
-        for x, image in zip(lefts, row, strict=True):
-            tile = grid(image[None], 1, 1, zoom).reshape(height, width, *channels)
-            pixels[y : y + height, x : x + width] = tile
-    figure, axes = plot(right / 100, bottom / 100, layout="none")
-    axes.set_position((0, 0, 1, 1))
-    axes.set_axis_off()
-    extent = (0, right, bottom, 0)  # so that positions are pixels, from the top left
-    axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, aspect="auto", extent=extent)
-
-    # What is beside them.
-    def write(x, y, text, align="center"):
-        axes.text(x, y, text, ha=align, va="center", fontsize=10)
-
-    for y, name in zip(tops, sheet.row_names, strict=False):
-        write(left - LETTER, y + height / 2, name, "right")
-    for x, name in zip(lefts, sheet.column_names, strict=False):
-        write(x + width / 2, headings_above + LINE / 2, name)
-    for y, notes in zip(tops, sheet.notes, strict=False):
-        for x, note in zip(lefts, notes, strict=True):
-            write(x + width / 2, y + height + LINE / 2, note)
-    for heading, first, last in block_ends(sheet.column_blocks):
-        write((lefts[first] + lefts[last] + width) / 2, LINE / 2, heading)
-    for heading, first, _ in block_ends(sheet.row_blocks):
-        write((left + right) / 2, tops[first] - APART - LINE / 2, heading)
-    for column in sheet.framed:
-        for y in tops:
-            corner = (lefts[column] - APART / 2, y - APART / 2)
-            frame(axes, corner, width + APART, height + APART)
+    figure, all_axes = plot(4.5 * len(grids), 4.8, columns=len(grids))
+    for axes, (title, images) in zip(np.ravel(all_axes), grids.items(), strict=True):
+        show(axes, images)
+        axes.set_title(title)
     return figure
 
 
-def frame(axes, corner, width, height):
-    """Draw a coloured frame."""
+def draw(sheet):
+    """Draw a sheet: a figure, each row of images on axes of its own."""
+    rows, columns, height, width = sheet.images.shape[:4]
+    extra = 0.25 * (len(sheet.headings) + len(sheet.notes)) + 0.5
+    size = (TILE * columns + 0.8, TILE * rows * height / width + extra)
+    figure, all_axes = plot(*size, rows=rows)
+    centres = width * (np.arange(columns) + 0.5) - 0.5
+    for row, axes in enumerate(np.ravel(all_axes)):
+        show(axes, sheet.images[row : row + 1])
+        axes.tick_params(length=0, labelsize=9)
+        if len(sheet.row_names):
+            axes.set_ylabel(
+                sheet.row_names[row], rotation=0, ha="right", va="center", fontsize=9
+            )
+        if row == 0 and len(sheet.column_names):
+            above = axes.secondary_xaxis("top")
+            above.set_xticks(centres, sheet.column_names, fontsize=9)
+            above.tick_params(length=0)
+        if len(sheet.notes):
+            axes.set_xticks(centres, sheet.notes[row])
+        if row in sheet.headings:
+            axes.set_title(sheet.headings[row], fontsize=10)
+        for column in sheet.framed:
+            axes.add_patch(frame(column, width, height))
+    return figure
+
+
+def frame(column, width, height):
+    """A coloured frame around the image in a column of a row."""
     from matplotlib.patches import Rectangle  # here, as it takes half a second
 
-    style = {"fill": False, "edgecolor": "#e69f00", "linewidth": 1.5}
-    axes.add_patch(Rectangle(corner, width, height, **style))
-
-
-def heading_height(blocks):
-    """The height of the headings of blocks, in pixels: 0 if all are empty."""
-    if any(heading for heading, _ in blocks):
-        return LINE
-    return 0
-
-
-def places(start, step, count, blocks, heading=0):
-    """Where rows or columns begin.
-
-    Args:
-        start: pixels before the first.
-        step: pixels from one to the next.
-        count: how many there are.
-        blocks: as in a `Sheet`.
-        heading: pixels before each block, for its heading.
-
-    Returns:
-        A list of positions in pixels, and the position after the last of them.
-    """
-    begins = []
-    for number, (_, length) in enumerate(blocks or [("", count)]):
-        if number > 0:
-            start += GAP
-        start += heading
-        for _ in range(length):
-            begins.append(start)
-            start += step
-    return begins, start
-
-
-def block_ends(blocks):
-    """The heading of each block, and where it begins and ends: indices of rows."""
-    ends = []
-    first = 0
-    for heading, length in blocks:
-        ends.append((heading, first, first + length - 1))
-        first += length
-    return ends
+    corner = (column * width - 0.5, -0.5)
+    return Rectangle(corner, width, height, fill=False, color="#e69f00", linewidth=3)
 
 
 def minus(number):
@@ -213,8 +139,8 @@ def minus(number):
 def animate(sheet):
     """The columns of a sheet one after another, there and back: a list of frames."""
     frames = []
-    for column in sheet.images.swapaxes(0, 1):
-        frames.append(grid(column, len(column), 1, zoom=2))
+    for column in range(sheet.images.shape[1]):
+        frames.append(grid(sheet.images[:, column : column + 1], zoom=2))
     return frames + frames[-2:0:-1]
 
 

@@ -3,8 +3,8 @@
 A prior knows nothing of single digits: codes drawn from it often decode to strokes
 that are no digit. The codes of the training images say where the digits are. Each label
 has some means, each the average of at least ten codes, and axes, the directions in
-which the label's codes vary most about their nearest means. A *style* is one mean with
-the axes of its label. NumPy only.
+which the label's codes vary most about their nearest means. A *component* of the
+mixture is one mean with the axes of its label. NumPy only.
 """
 
 from support.errors import UserError
@@ -23,7 +23,7 @@ FEWEST_IMAGES = 10  # of a mean, so that no mean is nearly a copy of one image
 NO_LABEL = 0  # stands for the label of all images where there are no labels
 
 
-class Styles:
+class Mixture:
     """A mixture of Gaussians over codes, whose axes are common to all means of a label.
 
     Args:
@@ -54,7 +54,7 @@ class Styles:
         return np.unique(self.mean_labels).tolist()
 
     def arrays(self):
-        """The arrays by name, to save them: `Styles(**arrays)` is the way back."""
+        """The arrays by name, to save them: `Mixture(**arrays)` is the way back."""
         arrays = {"means": self.means, "shares": self.shares, "axes": self.axes}
         if self.mean_labels is not None:
             arrays["mean_labels"] = self.mean_labels
@@ -82,7 +82,7 @@ class Styles:
         """
         return nearest_rows(sigma * z, sigma * self.means)
 
-    def sample(self, count, temperature=0.8, seed=0, label=None):
+    def sample(self, count, temperature=1.0, seed=0, label=None):
         """Draw codes: a float32 array (count, D).
 
         A draw chooses a mean by its share, then adds to it, along each axis, a normal
@@ -125,18 +125,25 @@ class Styles:
             raise UserError(f"no label {label}: the model has {', '.join(known)}")
 
 
-def images_to_fit(count, size, seed=0):
+def images_to_fit(count, size, labels=None, seed=0):
     """Choose the training images whose codes are fitted, at random if not all of them.
 
     Args:
         count: number of training images.
         size: number of values of an image.
+        labels: integers (count,), or None.
 
     Returns:
-        The indices of the images. Their codes are at most MOST_NUMBERS values.
+        The indices of the images. Their codes are at most MOST_NUMBERS values, but each
+        label has at least one image.
     """
     most = max(1, MOST_NUMBERS // size)
-    return np.random.default_rng(seed).permutation(count)[:most]
+    order = np.random.default_rng(seed).permutation(count)
+    chosen = np.arange(count) < most
+    if labels is not None:
+        _, first_places = np.unique(labels[order], return_index=True)
+        chosen[first_places] = True
+    return order[chosen]
 
 
 def fit(z, labels, sigma, images_per_mean=IMAGES_PER_MEAN, most_axes=MOST_AXES, seed=0):
@@ -154,7 +161,7 @@ def fit(z, labels, sigma, images_per_mean=IMAGES_PER_MEAN, most_axes=MOST_AXES, 
         sigma: the width of each dimension, array (D,): sigma * z is in units of x.
 
     Returns:
-        The fitted `Styles`.
+        The fitted `Mixture`.
     """
     # Distances are those of sigma * z: in z, mere noise weighs as much as a digit.
     sigma = np.asarray(sigma, "float32")
@@ -184,14 +191,14 @@ def fit(z, labels, sigma, images_per_mean=IMAGES_PER_MEAN, most_axes=MOST_AXES, 
         mean_labels.append(np.full(len(label_means), label))
         axes.append(principal_axes(rows - label_means[nearest], axis_count, rng))
 
-    styles = Styles(
+    mixture = Mixture(
         means=np.concatenate(means) / sigma,
         shares=np.concatenate(sizes) / len(z),
         axes=np.stack(axes) / sigma,
     )
     if labels is not None:
-        styles.mean_labels = np.concatenate(mean_labels)
-    return styles
+        mixture.mean_labels = np.concatenate(mean_labels)
+    return mixture
 
 
 def k_means(rows, count, rng, rounds=10):
