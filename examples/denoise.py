@@ -15,14 +15,15 @@ draws in this way from a larger flow. Its gradient is called the score.
 
 denoise.png shows draws from the prior at T = 1, as drawn and cleaned, of NICE and of
 the affine flow (examples/affine.py), and test images, noisy, cleaned, and as they are.
-The models are saved beside it. One step of sigma^2 is that mean. More steps would climb
+The models are saved beside it, and denoise-codes.png, which shows how near codes are to
+the prior. One step of sigma^2 is that mean. More steps would climb
 to where q is highest, which is no clean image (README: in-painting).
 """
 
-from support import command_line, data, pictures
+from support import backends, command_line, data, pictures
 
 import nice
-from examples import affine
+from examples import affine, codes
 
 import sys
 
@@ -79,13 +80,34 @@ def train(build, images, sigma, epochs, seed=0):
     """Build a flow, and train it on images with Gaussian noise."""
     keras.utils.set_random_seed(seed)
     model = build(images.shape[1:], COUPLINGS)
-    affine.train(model, NoisyBatches(images, sigma, seed), epochs)
+    batches = NoisyBatches(images, sigma, seed)
+    # As nice.py trains: the rate is constant, and falls to 0 over the last 30 %.
+    recipe = nice.Recipe(epochs=epochs)
+    adam = nice.make_optimizer(model, recipe, epochs * len(batches))
+    model.compile(adam, jit_compile=backends.use_xla())
+    model.fit(batches, epochs=epochs, verbose=command_line.verbose(elsewhere=2))
     return model
 
 
 def in_grid(values):
     """Decoded values as images in rows and columns."""
     return pictures.in_rows(nice.to_pixels(values, 2 * HALF), GRID)
+
+
+def plot_codes(found):
+    """Plot all values of codes beside the prior: a dict of names and arrays (n, D)."""
+    figure, all_axes = pictures.plot(3.2 * len(found), 2.8, columns=len(found))
+    ends = np.linspace(-5, 5, 101)
+    prior = np.exp(-(ends**2) / 2) / np.sqrt(2 * np.pi)
+    for axes, (name, z) in zip(np.ravel(all_axes), found.items(), strict=True):
+        axes.hist(z.ravel(), ends, density=True, color="0.6")
+        axes.plot(ends, prior, color="C1")
+        kurtosis = np.median(codes.kurtosis(z))
+        title = f"{name}\nmedian kurtosis {kurtosis:.1f}"
+        axes.set(yscale="log", ylim=(1e-4, 10), xlabel="value in the code")
+        axes.set_title(title, fontsize=10)
+        print(title.replace("\n", ": "))
+    return figure
 
 
 @command_line.program("examples.denoise")
@@ -102,24 +124,30 @@ def main(argv):
         default=28.0,
         help="deviation of the noise, in grey levels",
     )
+    add("--plain", type=path, help="a model of nice.py, whose codes are shown, too")
     args = parser.parse_args(argv)
     (x_train, _), (x_test, _) = data.load(args.data)
-    chosen = x_test[:GRID]
-    noisy = add_gaussian_noise(chosen, args.sigma, np.random.default_rng(0))
+    noisy = add_gaussian_noise(x_test, args.sigma, np.random.default_rng(0))
 
-    columns = {}
+    found = {}
+    if args.plain:
+        model = nice.load(args.plain)
+        found["noise of one grey level"] = model.encode(x_test, model.noise)
+    grids = {}
+    tests = {}
     for name, build in affine.BUILDERS.items():
         print(f"{name}, noise of {args.sigma:g} grey levels", flush=True)
         model = train(build, x_train, args.sigma, args.epochs)
         model.save(args.output.with_name(f"denoise-{name.lower()}.keras"))
+        found[f"{name}, noise of {args.sigma:g}"] = model.encode(noisy)
         drawn = model.decode(model.sample_codes(GRID * GRID))
-        columns[f"{name}: drawn, T = 1"] = in_grid(drawn)
-        columns[f"{name}: one step taken"] = in_grid(denoise(model, drawn, args.sigma))
-    rows = [noisy, denoise(model, noisy, args.sigma), chosen + HALF]
-    columns["noisy test images, cleaned by affine, clean"] = in_grid(
-        np.concatenate(rows)
-    )
-    pictures.save(args.output, pictures.titled(columns))
+        grids[f"{name}: drawn, T = 1"] = in_grid(drawn)
+        grids[f"{name}: one step taken"] = in_grid(denoise(model, drawn, args.sigma))
+        cleaned = denoise(model, noisy[:GRID], args.sigma)
+        rows = np.concatenate([noisy[:GRID], cleaned, x_test[:GRID] + HALF])
+        tests[f"test images: noisy, cleaned by {name}, clean"] = in_grid(rows)
+    pictures.save(args.output, pictures.titled(grids | tests))
+    pictures.save(args.output.with_name("denoise-codes.png"), plot_codes(found))
     print(args.output)
     return 0
 

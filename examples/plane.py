@@ -118,7 +118,7 @@ def plot(model, points):
     figure, axes = pictures.plot(8.6, 3.5, rows=2, columns=count)
     names = ["data x"]
     names += [f"⟶ after {number}" for number in range(1, count - 1)]
-    names += ["⟶ code z"]
+    names += ["⟶ code z (smaller)"]
     for ax, name, grid, dots in zip(axes[0], names, bent, moved, strict=True):
         grid = grid.reshape(lines.shape)
         ax.plot(grid[:, :, 0].T, grid[:, :, 1].T, color="0.75", linewidth=0.5)
@@ -131,16 +131,17 @@ def plot(model, points):
         for column, shape in enumerate(shapes):
             axes[0, column].fill(*shape.T, color=colour, alpha=0.8, zorder=3)
             axes[1, column].plot(*shape.T, color=colour, linewidth=1)
-            axes[0, column].set_xlabel(f"cells: {areas[column]:.4f}", fontsize=8)
+            growth = areas[column] / areas[0]
+            axes[0, column].set_xlabel(f"a cell's area: × {growth:.1f}", fontsize=8)
 
     ticks = np.linspace(-1, 1, 301)
     square = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
     meshes = []
     for centre, reach in zip(centres, reaches, strict=True):
         meshes.append((centre + reach * square).astype("float32"))
-    names = ["q(x) ⟵"]
-    names += [f"{number} undone ⟵" for number in range(2, count - 1)]
-    names += ["scaling undone ⟵", "prior"]
+    names = ["density q(x) ⟵"]
+    names += [f"of h after {number} ⟵" for number in range(1, count - 1)]
+    names += ["of z: the prior"]
     found = densities(model, meshes)
     for column in range(count):
         (left, bottom), (right, top) = meshes[column][[0, -1]]

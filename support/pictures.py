@@ -84,12 +84,18 @@ def show(axes, images):
 
 
 def titled(grids):
-    """Draw grids side by side, each under its title: a figure.
+    """Draw grids under a title each, two side by side: a figure.
 
     Args:
-        grids: a dict of titles and images (rows, columns, *image_shape).
+        grids: a dict of titles and images (rows, columns, *image_shape). Two that stand
+            side by side have as many rows.
     """
-    figure, all_axes = plot(4.5 * len(grids), 4.8, columns=len(grids))
+    columns = min(2, len(grids))
+    heights = [len(images) for images in grids.values()][::columns]
+    height = 4.8 * sum(heights) / max(heights)
+    figure, all_axes = plot(
+        4.5 * columns, height, len(heights), columns, height_ratios=heights
+    )
     for axes, (title, images) in zip(np.ravel(all_axes), grids.items(), strict=True):
         show(axes, images)
         axes.set_title(title)
@@ -144,12 +150,12 @@ def animate(sheet):
     return frames + frames[-2:0:-1]
 
 
-def plot(width=6.5, height=3.8, rows=1, columns=1, layout="constrained"):
+def plot(width=6.5, height=3.8, rows=1, columns=1, **options):
     """A matplotlib figure, and its axes: one, or an array of them."""
     from matplotlib.figure import Figure  # here, as it takes half a second
 
-    figure = Figure(figsize=(width, height), layout=layout)
-    return figure, figure.subplots(rows, columns)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
 
 
 def curves(history):

@@ -18,10 +18,10 @@ SMALL = "--couplings 2 --hidden-layers 1 --hidden-units 32 --batch-size 100".spl
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
-    """An .npz file with the first 1,250 training and 200 test images of MNIST."""
+    """An .npz file with the first 600 training and 200 test images of MNIST."""
     path = tmp_path_factory.mktemp("data") / "digits.npz"
     (x_train, y_train), (x_test, y_test) = data.load()
-    arrays = {"x_train": x_train[:1250], "y_train": y_train[:1250]}
+    arrays = {"x_train": x_train[:600], "y_train": y_train[:600]}
     np.savez(path, **arrays, x_test=x_test[:200], y_test=y_test[:200])
     return path
 
@@ -35,7 +35,7 @@ def train(digits, output, *options, epochs=3):
 
 @pytest.fixture(scope="session")
 def trained(digits, tmp_path_factory):
-    """The output folder of a finished run."""
+    """The output folder of a finished run. It is read only: a test copies it."""
     output = tmp_path_factory.mktemp("trained")
     assert train(digits, output) == 0
     return output

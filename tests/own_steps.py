@@ -18,7 +18,7 @@ class Permutation(layers.FlowLayer):
 
 
 @keras.saving.register_keras_serializable("own")
-class AffineCoupling(layers.FlowLayer):
+class AffineCoupling(layers.Coupling):
     """Scale x2 by a function of x1: its log-determinant differs from image to image."""
 
     def build(self, input_shape):
@@ -26,15 +26,11 @@ class AffineCoupling(layers.FlowLayer):
         self.m = CountedDense(half, "tanh", name="m")
         self.m.build((None, half))
 
-    def call(self, x):
-        x1, x2 = ops.split(x, 2, axis=-1)
-        s = self.m(x1)
-        y = ops.concatenate([x1, x2 * ops.exp(s)], axis=-1)
-        return y, ops.sum(s, axis=-1)
+    def transform(self, x2, m):
+        return x2 * ops.exp(m), ops.sum(m, axis=-1)
 
-    def inverse(self, y):
-        y1, y2 = ops.split(y, 2, axis=-1)
-        return ops.concatenate([y1, y2 * ops.exp(-self.m(y1))], axis=-1)
+    def undo(self, h2, m):
+        return h2 * ops.exp(-m)
 
 
 @keras.saving.register_keras_serializable("own")
