@@ -8,6 +8,7 @@ from which it is made, reads as a text about the flow.
 
 from support import command_line, data, files
 from support.errors import UserError
+from support.pictures import TEMPERATURE
 
 import layers
 import nice
@@ -25,8 +26,7 @@ PRIORS = ("gaussian", "logistic")
 ACTIVATIONS = ("relu", "linear")
 CHANNELS = ((), (1,), (3,), (4,))
 DRAWS = 25  # images of the first grid, which are in the page before it can decode
-TEMPERATURE = 0.8
-MOST_MEANS = 1000  # of the styles; 1,000 means of 784 values take 2 MB of the page
+MOST_MEANS = 1000  # of the mixture; 1,000 means of 784 values take 2 MB of the page
 MOST_TEST_IMAGES = 10_000  # for the histogram
 SHOWN_TEST_IMAGES = 10
 
@@ -93,66 +93,66 @@ def describe_m(coupling, arrays):
     return described
 
 
-def style_arrays(model):
-    """The model's styles as the page wants them: a dict of NumPy arrays, or None.
+def mixture_arrays(model):
+    """The model's mixture as the page wants it: a dict of NumPy arrays, or None.
 
     `means` (means, D) and `shares` (means,). `axes` (kinds, axes, D), common to the
     means of a kind, and `kind` (means,), the index in `axes` of each mean. `labels`, a
     list with the label of each kind, empty if the model knows no labels.
     """
-    styles = model.styles
-    if styles is None:
+    mixture = model.mixture
+    if mixture is None:
         return None
-    labels = styles.mean_labels
+    labels = mixture.mean_labels
     if labels is None:
         known = []
-        kind = np.zeros(len(styles.means), "int64")
+        kind = np.zeros(len(mixture.means), "int64")
     else:
         known, kind = np.unique(labels, return_inverse=True)
-    chosen = np.random.default_rng(0).permutation(len(styles.means))[:MOST_MEANS]
+    chosen = np.random.default_rng(0).permutation(len(mixture.means))[:MOST_MEANS]
     return {
-        "means": styles.means[chosen],
-        "shares": styles.shares[chosen],
-        "axes": styles.axes,
+        "means": mixture.means[chosen],
+        "shares": mixture.shares[chosen],
+        "axes": mixture.axes,
         "kind": kind[chosen],
         "labels": [int(label) for label in known],
     }
 
 
-def describe_styles(styles, arrays):
-    """Describe the styles, if there are any: a dict, or None."""
-    if styles is None:
+def describe_mixture(mixture, arrays):
+    """Describe the mixture, if there is one: a dict, or None."""
+    if mixture is None:
         return None
     return {
-        "labels": styles["labels"],
-        "kind": styles["kind"].tolist(),
-        "shares": styles["shares"].tolist(),
-        "axesOfKind": styles["axes"].shape[1],
-        "means": arrays.add(styles["means"]),
-        "axes": arrays.add(styles["axes"]),
+        "labels": mixture["labels"],
+        "kind": mixture["kind"].tolist(),
+        "shares": mixture["shares"].tolist(),
+        "axesOfKind": mixture["axes"].shape[1],
+        "means": arrays.add(mixture["means"]),
+        "axes": arrays.add(mixture["axes"]),
     }
 
 
-def first_draws(model, styles):
+def first_draws(model, mixture):
     """The first grid: what the page shows at once, and decodes again when it can.
 
     A draw is a mean and random numbers, from which the page makes the code at any
-    temperature. Without styles the numbers are a code of the prior.
+    temperature. Without a mixture the numbers are a code of the prior.
     """
     rng = np.random.default_rng(0)
-    if styles is None:
+    if mixture is None:
         means = None
         numbers = model.prior.sample(DRAWS, model.size)
         codes = TEMPERATURE * numbers
     else:
-        shares = styles["shares"].astype("float64")
+        shares = mixture["shares"].astype("float64")
         means = rng.choice(len(shares), DRAWS, p=shares / shares.sum())
-        numbers = rng.normal(size=(DRAWS, styles["axes"].shape[1])).astype("float32")
-        axes = styles["axes"][styles["kind"][means]]  # (DRAWS, axes, D)
+        numbers = rng.normal(size=(DRAWS, mixture["axes"].shape[1])).astype("float32")
+        axes = mixture["axes"][mixture["kind"][means]]  # (DRAWS, axes, D)
         moves = np.einsum("nk,nkd->nd", numbers, axes)
-        codes = styles["means"][means] + TEMPERATURE * moves
+        codes = mixture["means"][means] + TEMPERATURE * moves
         means = means.tolist()
-    images = np.clip(model.decode(codes.astype("float32")), 0, 255)
+    images = nice.to_pixels(model.decode(codes), model.noise)
     return {
         "temperature": TEMPERATURE,
         "means": means,
@@ -169,13 +169,14 @@ def choose_test_images(images, labels):
     return images[first[:SHOWN_TEST_IMAGES]]
 
 
-def make_page(model, images, labels=None):
+def make_page(model, images, labels=None, note=""):
     """Make the page of a model: the text of an HTML file.
 
     Args:
         model: a `Flow` of additive couplings and scalings.
         images: test images (n, *image_shape), in grey levels.
         labels: their labels (n,), or None.
+        note: what the page says of the model, one line.
 
     Raises:
         UserError: the page cannot show this model.
@@ -189,16 +190,17 @@ def make_page(model, images, labels=None):
             f"the page knows {' and '.join(PRIORS)}, not {model.prior_name}"
         )
     arrays = Arrays()
-    styles = style_arrays(model)
+    mixture = mixture_arrays(model)
     description = {
         "shape": list(model.image_shape),
         "levels": model.levels,
         "noise": model.noise,
         "prior": model.prior_name,
         "weights": model.count_params(),
+        "note": note,
         "steps": describe_steps(model, arrays),
-        "styles": describe_styles(styles, arrays),
-        "first": first_draws(model, styles),
+        "mixture": describe_mixture(mixture, arrays),
+        "first": first_draws(model, mixture),
     }
     nats = model.log_likelihood(images[:MOST_TEST_IMAGES])
     description["testNats"] = arrays.add(np.sort(nats), "float32")
@@ -214,21 +216,27 @@ def make_page(model, images, labels=None):
 def main(argv):
     parser = command_line.Parser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--model", type=Path, default=command_line.MODEL, help="model to show"
+        "--model",
+        type=command_line.path,
+        default=command_line.MODEL,
+        help="model to show",
     )
     parser.add_argument(
-        "--data", help="test images (default: those of the model's run)"
+        "--data",
+        type=command_line.path,
+        help="test images (default: those of the model's run)",
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=command_line.path,
         help="file to write (default: explore.html, beside the model)",
     )
+    parser.add_argument("--note", default="", help="a line on the page")
     args = parser.parse_args(argv)
     output = args.output or args.model.parent / "explore.html"
     model = nice.load(args.model)
     _, (x_test, y_test) = data.load(args.data or files.recorded_data(args.model))
-    page = make_page(model, x_test, y_test)
+    page = make_page(model, x_test, y_test, args.note)
     files.write_whole(output, lambda partial: partial.write_text(page, "utf-8"))
     print(f"{len(page) / 1e6:.0f} MB: open it in a browser")
     print(output)

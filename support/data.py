@@ -118,7 +118,8 @@ def to_grey_levels(images, name):
     if images.dtype.kind == "b":
         return images.astype("uint8") * np.uint8(255)
     if images.dtype.kind == "f":
-        if not from_0_to_1(images):
+        nearly_black = images.max() <= 0.1
+        if nearly_black or not from_0_to_1(images):
             raise UserError(
                 f"{value_range(images, name)}; white is 1: "
                 "rescale it to integers 0...255 or floats 0...1"
@@ -142,7 +143,7 @@ def check_training_images(images, name):
     check_grey_levels(images, name)
     if images.min() < 0 or not 0.1 * 255 < images.max() <= 255:
         raise UserError(
-            f"{value_range(images, name)}; black is 0 and white is 255: "
+            f"{value_range(images, name)}; white is 255: "
             "rescale it to integers or floats 0...255"
         )
 

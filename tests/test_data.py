@@ -40,6 +40,19 @@ def test_every_kind_of_number_becomes_grey_levels(images, dtype, tmp_path):
     assert y_train is None
 
 
+def test_floats_may_exceed_1_by_rounding(tmp_path):
+    images = np.where(GREY == GREY.max(), 1.0000001, GREY / 255)
+    (x_train, _), _ = data.load(save(tmp_path, images, images[:5]))
+    assert x_train.max() == 255
+
+
+def test_floats_around_0_are_not_told_to_be_multiplied(tmp_path):
+    images = GREY / 127.5 - 1
+    with pytest.raises(UserError, match="white is 1: rescale it") as refusal:
+        data.load(save(tmp_path, images, images[:5]))
+    assert "multiply" not in str(refusal.value)
+
+
 def test_booleans_are_black_and_white(tmp_path):
     (x_train, _), _ = data.load(save(tmp_path, GREY > 99, GREY[:5] > 99))
     np.testing.assert_array_equal(x_train, np.where(GREY > 99, 255, 0))
@@ -210,7 +223,7 @@ def test_odd_images_are_refused_with_the_reason(tmp_path, refuse):
     refuse(
         nice.main,
         ["--data", path, "--output", tmp_path / "o"],
-        "5 × 3 images have 15 values",
+        "images have 15 values",
     )
 
 
@@ -225,7 +238,7 @@ def test_floats_up_to_1_are_no_grey_levels(images):
         nice.Batches,
         model.encode,
         model.log_likelihood,
-        lambda images: nice.fit_styles(model, images),
+        lambda images: nice.fit_mixture(model, images),
     ):
         with pytest.raises(UserError, match="multiply them by 255"):
             use(images)
@@ -242,7 +255,7 @@ def test_grey_levels_and_black_images_will_do(images):
 @pytest.mark.parametrize("images", [GREY[0], GREY[:0], GREY[:, :5], 7])
 def test_images_of_another_shape_are_refused(images):
     with pytest.raises(UserError, match=r"takes images \(n, 6, 4\), n at least 1, not"):
-        data.check_shape(images, (6, 4))
+        data.check_images(images, (6, 4))
 
 
 # --- Images held back --------------------------------------------------------------

@@ -15,6 +15,8 @@ import keras
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.xdist_group("browser")
+
 try:
     from playwright.sync_api import sync_playwright
 
@@ -146,7 +148,7 @@ def test_the_first_grid_is_there_before_the_weights(page, model):
             Math.abs(Math.min(Math.max(value, 0), 255) - first[k])));
     })"""
     page.wait()
-    assert max(page.page.evaluate(script)) < 1.5  # bytes, rounded down
+    assert max(page.page.evaluate(script)) < 1.5  # bytes, rounded
 
 
 def test_new_images(page):
@@ -155,7 +157,7 @@ def test_new_images(page):
     page.click("#labels .chip:has-text('7')")
     seen.append(page.picture(grid))
     assert page.page.evaluate(
-        "cells.every(({draw}) => styles.labels[styles.kind[draw.mean]] === 7)"
+        "cells.every(({draw}) => mixture.labels[mixture.kind[draw.mean]] === 7)"
     )
     page.click("#redraw")
     seen.append(page.picture(grid))
@@ -171,7 +173,7 @@ def test_new_images(page):
     seen.append(page.picture(grid))
     assert page.page.locator("#labels input").first.is_disabled()
     assert len(set(seen)) == len(seen)
-    page.click("#sources .chip:has-text('styles')")
+    page.click("#sources .chip:has-text('mixture')")
     page.drag("#temperature", (0.02, 0.5), (0.5, 0.5))
     page.click("#labels .chip:has-text('any')")
 
@@ -219,7 +221,7 @@ def test_a_digit_of_ones_own(page):
     one = page.picture("#ownImage"), page.text("#ownNats .said")
     assert page.page.is_hidden("#padHint")
     assert "off by at most 0.0" in page.text("#ownBackName")
-    assert "nearest style" in page.text("#ownNearestName")
+    assert "nearest component" in page.text("#ownNearestName")
     image = np.array(page.page.evaluate("Array.from(own.image)")).reshape(28, 28)
     rows, columns = np.nonzero(image > 0)
     assert 18 <= np.ptp(rows) + 1 <= 22 and np.ptp(columns) + 1 <= 22
@@ -255,7 +257,7 @@ def test_between_two(page):
 
 
 def test_other_models(browser, tmp_path):
-    """Colours, no styles, a logistic prior, no noise: the page leaves out drawing."""
+    """Colours, no mixture, a logistic prior, no noise: the page leaves out drawing."""
     keras.utils.set_random_seed(0)
     model = nice.build_encoder(
         (6, 4, 3), 3, 1, 8, "linear", prior="logistic", levels=255, noise=0.0

@@ -1,6 +1,6 @@
-"""The styles: what is fitted to codes, and what is drawn from it. NumPy only."""
+"""The mixture: what is fitted to codes, and what is drawn from it. NumPy only."""
 
-from support import styles
+from support import mixture
 from support.errors import UserError
 
 import numpy as np
@@ -25,7 +25,7 @@ def two_by_two(count=4000):
 @pytest.fixture
 def fitted():
     z, labels = two_by_two()
-    return styles.fit(z, labels, np.ones(12), images_per_mean=1000, most_axes=3)
+    return mixture.fit(z, labels, np.ones(12), images_per_mean=1000, most_axes=3)
 
 
 def test_means_shares_and_axes_are_those_of_the_codes(fitted):
@@ -74,7 +74,7 @@ def test_distances_are_in_units_of_x():
     h = np.stack([np.arange(2000) % 2 - 0.5, 0.1 * rng.normal(size=2000)], axis=1)
     sigma = np.array([1, 0.001])
     z = (h / sigma).astype("float32")
-    fitted = styles.fit(z, None, sigma, images_per_mean=1000)
+    fitted = mixture.fit(z, None, sigma, images_per_mean=1000)
     np.testing.assert_allclose(np.sort(fitted.means[:, 0]), [-0.5, 0.5], atol=0.01)
     left = fitted.means[:, 0].argmin()
     codes = np.array([[-0.5, 90.0], [0.5, -90.0]], "float32")
@@ -85,15 +85,15 @@ def test_distances_are_in_units_of_x():
 
 
 def test_saved_and_restored(fitted, tmp_path):
-    np.savez(tmp_path / "styles.npz", **fitted.arrays())
-    with np.load(tmp_path / "styles.npz") as file:
-        restored = styles.Styles(**file)
+    np.savez(tmp_path / "mixture.npz", **fitted.arrays())
+    with np.load(tmp_path / "mixture.npz") as file:
+        restored = mixture.Mixture(**file)
     assert restored.labels == [0, 1] and restored.mean_labels.dtype == np.int64
     drawn = restored.sample(9, label=0)
     np.testing.assert_array_equal(drawn, fitted.sample(9, label=0))
-    without = styles.fit(two_by_two(100)[0], None, np.ones(12))
+    without = mixture.fit(two_by_two(100)[0], None, np.ones(12))
     assert "mean_labels" not in without.arrays()
-    restored = styles.Styles(**without.arrays())
+    restored = mixture.Mixture(**without.arrays())
     assert restored.mean_labels is None
     np.testing.assert_array_equal(restored.sample(9), without.sample(9))
 
@@ -106,13 +106,13 @@ def test_unknown_labels_are_named(fitted):
     with pytest.raises(UserError, match="^label 1.0 is a float; labels are integers$"):
         fitted.sample(1, label=1.0)
     assert np.all(fitted.sample(9, label=np.int64(1))[:, 0] > 0)
-    without = styles.fit(two_by_two(100)[0], None, np.ones(12))
+    without = mixture.fit(two_by_two(100)[0], None, np.ones(12))
     with pytest.raises(UserError, match="^the model was trained without labels$"):
         without.sample(1, label=0)
     with pytest.raises(UserError, match="^the model was trained without labels$"):
         _ = without.labels
     z = np.zeros((1000, 2), "float32")
-    many = styles.fit(z, np.arange(1000), np.ones(2))
+    many = mixture.fit(z, np.arange(1000), np.ones(2))
     with pytest.raises(UserError, match="0, 1, .*, 9, ..., 999$"):
         many.sample(1, label=1000)
 
@@ -124,13 +124,13 @@ def test_no_mean_is_of_fewer_than_ten_images():
     labels = np.minimum(
         rng.integers(4, size=3000), 2
     )  # the last has half of the images
-    fitted = styles.fit(z.astype("float32"), labels, np.ones(6))
+    fitted = mixture.fit(z.astype("float32"), labels, np.ones(6))
     images = np.round(fitted.shares * len(z))
     assert images.sum() == len(z)
     assert images.min() >= 10
     for label in range(3):
         count = np.sum(fitted.mean_labels == label)
-        assert 3 <= count <= np.sum(labels == label) // styles.IMAGES_PER_MEAN
+        assert 3 <= count <= np.sum(labels == label) // mixture.IMAGES_PER_MEAN
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_few_images_and_many_labels_work(images, labels):
         image_labels = (
             np.sort(np.arange(images) % labels) - 1
         )  # any integers are labels
-    fitted = styles.fit(z, image_labels, np.ones(20))
+    fitted = mixture.fit(z, image_labels, np.ones(20))
     assert fitted.shares.sum() == pytest.approx(1)
     drawn = fitted.sample(30)
     assert drawn.shape == (30, 20) and np.all(np.isfinite(drawn))
@@ -156,21 +156,33 @@ def test_few_images_and_many_labels_work(images, labels):
 
 def test_many_images_without_labels_have_no_more_means_than_the_limit():
     z = np.random.default_rng(0).normal(size=(30_000, 20)).astype("float32")
-    assert 500 < len(styles.fit(z, None, np.ones(20)).means) <= styles.MOST_MEANS
+    assert 500 < len(mixture.fit(z, None, np.ones(20)).means) <= mixture.MOST_MEANS
 
 
 def test_images_that_are_all_alike_work():
     z = np.ones((300, 4), "float32")
-    fitted = styles.fit(z, np.arange(300) % 2, np.ones(4))
+    fitted = mixture.fit(z, np.arange(300) % 2, np.ones(4))
     np.testing.assert_allclose(fitted.sample(5, temperature=1.0), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [784, 3072, 49_152])
 def test_memory_and_file_are_bounded(size):
-    chosen = styles.images_to_fit(100_000, size)
+    chosen = mixture.images_to_fit(100_000, size)
     assert len(set(chosen.tolist())) == len(chosen) <= 40_000
     assert len(chosen) * size * 4 <= 126e6
-    assert len(styles.images_to_fit(300, size)) == 300
-    with_means = len(chosen) // styles.IMAGES_PER_MEAN
-    with_axes = len(chosen) // styles.IMAGES_PER_AXIS
+    assert len(mixture.images_to_fit(300, size)) == 300
+    with_means = len(chosen) // mixture.IMAGES_PER_MEAN
+    with_axes = len(chosen) // mixture.IMAGES_PER_AXIS
     assert (with_means + with_axes) * size * 4 <= 16e6
+
+
+def test_every_label_is_among_the_images_to_fit():
+    """Also where few of many images are encoded, as of large images."""
+    labels = np.repeat(np.arange(200), 10)
+    chosen = mixture.images_to_fit(2000, 128 * 128 * 3, labels)
+    assert set(labels[chosen]) == set(range(200))
+    assert len(set(chosen.tolist())) == len(chosen) < 700
+    # Where every label is there anyway, the choice is as without labels.
+    labels = np.arange(60_000) % 10
+    with_labels = mixture.images_to_fit(60_000, 784, labels)
+    np.testing.assert_array_equal(with_labels, mixture.images_to_fit(60_000, 784))

@@ -1,15 +1,25 @@
 """The pages: what they name exists, and both languages have the same figures."""
 
+from support import data
+
 import nice
 import sample
 
 import re
+import shutil
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
 
 ROOT = Path(nice.__file__).parent
-ENGLISH, CHINESE = ROOT / "README.md", ROOT / "docs" / "README.zh.md"
+ENGLISH = ROOT / "README.md"
+GUIDE = ROOT / "docs" / "guide.md"
+PAIRS = [
+    (ENGLISH, ROOT / "docs" / "README.zh.md"),
+    (ROOT / "docs" / "lesson.md", ROOT / "docs" / "lesson.zh.md"),
+]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")]
 
 
@@ -38,12 +48,16 @@ def figures(text):
     return [cell for cell in cells if re.fullmatch(r"[−\d., ±]*\d[−\d., ±]*", cell)]
 
 
-@pytest.mark.parametrize("part", [commands, images, formulas, figures])
-def test_both_languages_agree(part):
-    english, chinese = (
-        part(path.read_text(encoding="utf-8")) for path in (ENGLISH, CHINESE)
-    )
-    assert english and chinese == english
+def headings(text):
+    """The levels of the headings, in their order."""
+    return [len(marks) for marks in re.findall(r"^(#+) ", text, re.M)]
+
+
+@pytest.mark.parametrize("part", [commands, images, formulas, figures, headings])
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair[0].stem)
+def test_both_languages_agree(part, pair):
+    english, chinese = (part(path.read_text(encoding="utf-8")) for path in pair)
+    assert chinese == english
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -61,20 +75,25 @@ def test_what_a_page_links_to_exists(path):
 
 
 def test_every_picture_and_recipe_is_explained():
-    text = ENGLISH.read_text(encoding="utf-8")
+    """On one of the pages."""
+    english = [path for path in PAGES if not path.stem.endswith(".zh")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in english)
     for name in {*sample.PICTURES, *nice.RECIPES} - {"samples"}:
         assert re.search(rf"`[^`\n]*\b{name}\b[^`\n]*`", text), name
     for path in ROOT.glob("examples/[a-z]*.py"):
-        assert f"examples.{path.stem}" in text
+        assert re.search(rf"`(.*examples\.)?{path.stem}`", text), path.stem
 
 
-def test_the_first_python_of_the_page_runs(trained, monkeypatch, tmp_path):
-    """On a small model in the place of output/nice.keras."""
-    text = ENGLISH.read_text(encoding="utf-8")
-    code = re.search(r"```python\n(.*?)```", text, re.S)[1]
-    (tmp_path / "output").mkdir()
-    (tmp_path / "output" / "nice.keras").write_bytes(
-        (trained / "nice.keras").read_bytes()
-    )
+@pytest.mark.parametrize("page", [ENGLISH, GUIDE], ids=lambda page: page.stem)
+def test_the_python_of_a_page_runs(page, trained, monkeypatch, tmp_path):
+    """Block after block, on a small model in the place of output/nice.keras."""
+    (x_train, _), (x_test, _) = data.load()
+    shutil.copytree(trained, tmp_path / "output")
     monkeypatch.chdir(tmp_path)
-    exec(code, {})
+    model = nice.load(tmp_path / "output" / "nice.keras")
+    names = {"nice": nice, "keras": keras, "np": np, "model": model}
+    names |= {"x_train": x_train, "x_test": x_test}
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.S)
+    assert blocks
+    for block in blocks:
+        exec(block, names)
