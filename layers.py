@@ -5,7 +5,7 @@ follows a simple density, the prior.
 
 The *paper* is NICE's own (arXiv 1410.8516). The *article* is Su Jianlin's on it, whose
 network and signs stand here (README, "Licence and references"). Equation numbers are
-the README's.
+those of docs/lesson.md.
 
 x enters a step or the flow, y leaves a step, h lies between steps, z is the code. All
 are tensors (batch, D), and densities are in nats. All tensors are computed with
@@ -24,8 +24,9 @@ from keras import ops
 class FlowLayer(keras.Layer):
     """One invertible step of the flow. A new kind of step writes these two methods.
 
-    To be saved it also needs `get_config`, and a registered name as the steps below
-    have. A program that loads the model must define the step first.
+    To be saved it also needs a registered name, as the steps below have, and
+    `get_config` if it has arguments. A program that loads the model must define the
+    step first. A step that needs the shape of images takes it as an argument.
 
     A step is defined for all real values. The model turns grey levels into values from
     0 to 1, and steps that keep near that unit suit the pictures of sample.py and the
@@ -84,7 +85,8 @@ class Coupling(FlowLayer):
     swaps even and odd positions only if D is even, so D must be.
 
     A kind of coupling writes `transform` and `undo`. One that splits otherwise writes
-    `call` and `inverse` instead, and sets `reverses` to False if it does not reverse.
+    `call` and `inverse`, too, and sets `reverses` to False if it does not reverse.
+    `build` makes `m` for two equal halves.
 
     Args:
         hidden_layers: number of hidden layers of `m`.
@@ -204,7 +206,8 @@ class DiagonalScaling(FlowLayer):
     learns log s, so s is always positive.
 
     The same scaling can be read as a prior of h that is sigma = 1 / s wide in each
-    dimension.
+    dimension. It is the last step of a flow: `Flow.sigma`, which the mixture measures
+    distances by, looks for it there.
 
     Args:
         learning_rate_multiplier: factor by which log s learns faster than the other
@@ -289,4 +292,6 @@ class LogisticPrior:
         return (temperature * z).astype("float32")
 
 
+# `Flow` and the option --prior know the priors by these names. One of your own has
+# `log_prob` and `sample` as above; tests/test_flows.py wants its density and entropy.
 PRIORS = {"gaussian": GaussianPrior, "logistic": LogisticPrior}

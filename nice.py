@@ -55,7 +55,7 @@ class Flow(keras.Model):
     Args:
         image_shape: of one image, such as (28, 28) or (32, 32, 3).
         steps: a list of `layers.FlowLayer`, in the encoder's order.
-        prior: "gaussian" or "logistic".
+        prior: a name in `layers.PRIORS`.
         levels: what grey levels are divided by: 256, which leaves room above white for
             noise one level wide, or 255, which makes white 1.
         noise: width, in grey levels, of the noise that training adds. It is kept here

@@ -17,7 +17,7 @@ denoise.png shows draws from the prior at T = 1, as drawn and cleaned, of NICE a
 the affine flow (examples/affine.py), and test images, noisy, cleaned, and as they are.
 The models are saved beside it, and denoise-codes.png, which shows how near codes are to
 the prior. One step of sigma^2 is that mean. More steps would climb
-to where q is highest, which is no clean image (README: in-painting).
+to where q is highest, which is no clean image (`python sample.py inpaint`).
 """
 
 from support import backends, command_line, data, pictures
