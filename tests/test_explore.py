@@ -10,6 +10,7 @@ from examples import explore
 import os
 import shutil
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -278,6 +279,29 @@ def test_other_models(browser, tmp_path):
     assert page.picture("#moved") != page.picture("#state")
     page.click("#tests button:nth-child(2)")
     page.check_quiet()
+
+
+FORM = """() => [model, model.first, model.mixture, ...model.steps]
+    .map(part => Object.keys(part).sort().join())"""
+
+
+def test_the_page_of_the_repository(browser, page):
+    """It works, and its data have the form that today's program writes."""
+    path = Path(explore.__file__).parent.parent / "docs" / "explore.html"
+    assert path.stat().st_size <= 10_000_000
+    ready = Page(browser.new_page(), path)
+    kinds = set(ready.page.evaluate(FORM))
+    assert kinds == set(page.page.evaluate(FORM))
+    images = ready.page.evaluate("cells.slice(0, 3).map(({image}) => [...image])")
+    rows = np.array(images)
+    codes = in_page(ready, "encode", rows)
+    np.testing.assert_allclose(in_page(ready, "decode", codes), rows, atol=0.5)
+    nats = in_page(ready, "logLikelihood", rows)
+    assert np.all((nats > 500) & (nats < 2500))
+    grid = ready.picture("#grid canvas")
+    ready.click("#sources .chip:has-text('prior')")
+    assert ready.picture("#grid canvas") != grid
+    ready.check_quiet()
 
 
 @keras.saving.register_keras_serializable("tests")
