@@ -10,14 +10,13 @@ its density, the mean of the clean image given the noisy one is
 
     E[x | y] = y + sigma^2 d/dy log q(y)     (Tweedie's formula; Robbins 1956).
 
-So a density of noisy images is a denoiser. TarFlow (Zhai et al., arXiv 2412.06329)
-draws in this way from a larger flow. Its gradient is called the score.
+So a density of noisy images is a denoiser. The gradient is called the score. TarFlow
+(Zhai et al., arXiv 2412.06329) draws in this way from a larger flow.
 
 denoise.png shows draws from the prior at T = 1, as drawn and cleaned, of NICE and of
 the affine flow (examples/affine.py), and test images, noisy, cleaned, and as they are.
-The models are saved beside it, and denoise-codes.png, which shows how near codes are to
-the prior. One step of sigma^2 is that mean. More steps would climb
-to where q is highest, which is no clean image (`python sample.py inpaint`).
+Beside it are the models, and denoise-codes.png: how near codes are to the prior. One
+step of sigma^2 is that mean. More steps climb to where q is highest, which is no mean.
 """
 
 from support import backends, command_line, data, pictures
@@ -102,8 +101,7 @@ def plot_codes(found):
     for axes, (name, z) in zip(np.ravel(all_axes), found.items(), strict=True):
         axes.hist(z.ravel(), ends, density=True, color="0.6")
         axes.plot(ends, prior, color="C1")
-        kurtosis = np.median(codes.kurtosis(z))
-        title = f"{name}\nmedian kurtosis {kurtosis:.1f}"
+        title = f"{name}\nmedian kurtosis {np.median(codes.kurtosis(z)):.1f}"
         axes.set(yscale="log", ylim=(1e-4, 10), xlabel="value in the code")
         axes.set_title(title, fontsize=10)
         print(title.replace("\n", ": "))
@@ -118,12 +116,8 @@ def main(argv):
     add("--data", type=path, default=data.MNIST, help=".npz file (default: MNIST)")
     add("--output", type=path, default=path("denoise.png"), help="file to write")
     add("--epochs", type=command_line.positive, default=4, help="passes over images")
-    add(
-        "--sigma",
-        type=command_line.not_negative_real,
-        default=28.0,
-        help="deviation of the noise, in grey levels",
-    )
+    real = command_line.not_negative_real
+    add("--sigma", type=real, default=28.0, help="of the noise, in grey levels")
     add("--plain", type=path, help="a model of nice.py, whose codes are shown, too")
     args = parser.parse_args(argv)
     (x_train, _), (x_test, _) = data.load(args.data)
