@@ -342,7 +342,7 @@ def test_colour_images_without_labels(tmp_path, refuse, capsys):
         r"encoding \d+ training .* without labels", capsys.readouterr().out
     )
     model = tmp_path / "out" / "nice.keras"
-    for picture in ("samples", "inpaint"):
+    for picture in ("samples", "interpolate", "inpaint"):
         options = ["--rows", 2]
         if picture == "inpaint":
             options += ["--steps", 2]
