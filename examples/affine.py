@@ -51,11 +51,17 @@ class AffineCoupling(layers.Coupling):
     The encoder multiplies and the decoder divides, as in the paper. The other way
     round a run on MNIST ended with a lower likelihood.
 
-    Args: those of `layers.Coupling`.
+    Args: those of `layers.Coupling`. `m` ends without a ReLU: one that starts at zeros
+        would have no gradient, and never learn.
     """
 
     numbers_per_value = 2  # s and t
     output_initializer = "zeros"  # so s = t = 0: it starts as a step that does nothing
+
+    def __init__(
+        self, hidden_layers=3, hidden_units=500, output_activation="linear", **kwargs
+    ):
+        super().__init__(hidden_layers, hidden_units, output_activation, **kwargs)
 
     def transform(self, x2, m):
         s, t = self.scale_and_shift(m)
@@ -85,7 +91,7 @@ def build_affine(image_shape, couplings=4):
     steps = []
     for i in range(couplings):
         name = f"coupling_{i + 1}"
-        steps.append(AffineCoupling(**size, output_activation="linear", name=name))
+        steps.append(AffineCoupling(**size, name=name))
     steps.append(layers.DiagonalScaling(learning_rate_multiplier=4.0, name="scaling"))
     return nice.Flow(image_shape, steps)
 
