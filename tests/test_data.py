@@ -99,6 +99,7 @@ def test_text_of_dtype_object_will_do_from_python():
     ("labels", "words"),
     [
         (np.array(["cat"] * 20), "dtype <U3, not integers such as y.astype(int)"),
+        (np.array(["12345678901234567890"] * 20), "dtype <U20, not integers"),
         (DIGITS.astype(str).astype(object), "dtype object, not integers such as y.ast"),
         (np.arange(7), "it has shape (7,), for 20 images"),
         (RNG.random(20), "its numbers are not integers"),
