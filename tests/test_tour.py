@@ -10,7 +10,7 @@ import re
 import sys
 from pathlib import Path
 
-import matplotlib
+import keras
 import matplotlib.pyplot as plt
 import pytest
 
@@ -66,19 +66,21 @@ def small(monkeypatch, digits, tmp_path):
         plt.close("all")
 
     # MNIST has 600 + 200 of its images, the plane a tenth of its points, the recipe a
-    # tiny network, and a step of training is not compiled by XLA.
+    # tiny network. A step of training is compiled only on JAX: elsewhere, to compile
+    # takes longer here than to train.
     monkeypatch.setattr(data, "load", lambda path=digits: load(path))
     monkeypatch.setattr(
         plane, "half_circles", lambda count, seed: half_circles(count // 10, seed)
     )
     monkeypatch.setitem(nice.RECIPES, "quick", nice.Recipe(model=network))
-    monkeypatch.setattr(backends, "use_xla", lambda: False)
-    # Pictures are drawn nowhere, and files are written to a folder of this test.
+    compiled = keras.backend.backend() == "jax"
+    monkeypatch.setattr(backends, "use_xla", lambda: compiled)
+    # Pictures are on no screen, and files are written to a folder of this test.
+    plt.switch_backend("agg")
     monkeypatch.setattr(plt, "show", show)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
-    with matplotlib.rc_context({"backend": "agg"}):
-        yield shown
+    return shown
 
 
 def test_the_code_and_the_answers_run(small, capsys):
