@@ -176,7 +176,7 @@ def make_page(model, images, labels=None, note=""):
         model: a `Flow` of additive couplings and scalings.
         images: test images (n, *image_shape), in grey levels.
         labels: their labels (n,), or None.
-        note: what the page says of the model, one line.
+        note: what the page says of the model beside its size, in plain text.
 
     Raises:
         UserError: the page cannot show this model.
@@ -231,14 +231,14 @@ def main(argv):
         type=command_line.path,
         help="file to write (default: explore.html, beside the model)",
     )
-    parser.add_argument("--note", default="", help="a line on the page")
+    parser.add_argument("--note", default="", help="a line of the page on the model")
     args = parser.parse_args(argv)
     output = args.output or args.model.parent / "explore.html"
     model = nice.load(args.model)
     _, (x_test, y_test) = data.load(args.data or files.recorded_data(args.model))
     page = make_page(model, x_test, y_test, args.note)
     files.write_whole(output, lambda partial: partial.write_text(page, "utf-8"))
-    print(f"{len(page) / 1e6:.0f} MB: open it in a browser")
+    print(f"{output.stat().st_size / 1e6:.0f} MB: open it in a browser")
     print(output)
     return 0
 
