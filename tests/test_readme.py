@@ -2,6 +2,7 @@
 
 from support import data
 
+import layers
 import nice
 import sample
 
@@ -90,6 +91,7 @@ def test_the_python_of_a_page_runs(page, trained, monkeypatch, tmp_path):
     (x_train, _), (x_test, _) = data.load()
     shutil.copytree(trained, tmp_path / "output")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(layers, "PRIORS", dict(layers.PRIORS))  # the guide adds one
     model = nice.load(tmp_path / "output" / "nice.keras")
     names = {"nice": nice, "keras": keras, "np": np, "model": model}
     names |= {"x_train": x_train, "x_test": x_test}
