@@ -75,7 +75,7 @@ def parse_training(argv, recipes, build_encoder, priors):
     )
     add("--output", type=path, default=MODEL.parent, help="folder to write to")
     add(
-        "--recipe", choices=recipes, default="digits", help="model, and how to train it"
+        "--recipe", choices=recipes, help="model, and how to train it (default: digits)"
     )
     add("--start", type=path, help="a model to go on from, in another folder")
     add(
@@ -93,8 +93,9 @@ def parse_training(argv, recipes, build_encoder, priors):
     given = {name: value for name, value in vars(args).items() if value is not None}
     network = {name: given[name] for name in NETWORK if name in given}
     training = {name: given[name] for name in TRAINING if name in given}
-    recipe = recipes[args.recipe]
-    if args.evaluate and (network or training or args.fresh or args.start):
+    recipe = recipes[args.recipe or "digits"]
+    trains = network or training or args.recipe or args.fresh or args.start
+    if args.evaluate and trains:
         parser.error("--evaluate only measures: give it --output and --data alone")
     if args.start is None:
         model = {**recipe.model, **network}

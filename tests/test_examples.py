@@ -2,6 +2,7 @@
 
 from support import backends, data, pictures
 
+import layers
 import nice
 from examples import affine, codes, denoise, likelihood, noise, plane
 
@@ -12,7 +13,7 @@ import shutil
 import imageio.v3 as imageio
 import numpy as np
 import pytest
-from conftest import randomise
+from conftest import numpy, randomise
 
 
 @pytest.fixture
@@ -195,3 +196,13 @@ def test_affine(digits, tmp_path, capsys, monkeypatch):
         line = rf"^{name}: .* 200 test images: -?[\d.]+ ± [\d.]+ nats, [\d.]+ bits"
         assert re.search(line, printed, re.M)
     assert is_picture(path)
+
+
+def test_an_affine_coupling_learns_from_its_start():
+    """Its last layer starts at zeros, which must leave it a gradient."""
+    flow = nice.Flow((4, 2), [affine.AffineCoupling(1, 8), layers.DiagonalScaling()])
+    flow.compile("adam", jit_compile=False)
+    images = np.random.default_rng(0).integers(0, 256, (50, 4, 2), dtype="uint8")
+    flow.fit(nice.Batches(images, 50), epochs=2, verbose=0)
+    output = flow.steps[0].m.layers[-1]
+    assert np.all(numpy(output.kernel) != 0)

@@ -535,6 +535,7 @@ def test_a_run_of_commit_355e131_is_not_gone_on_with(tmp_path, refuse):
         (["--hidden-units", "0"], "must be at least 1"),
         (["--frsh"], "unrecognized arguments: --frsh"),
         (["--evaluate", "--fresh"], "--evaluate only measures"),
+        (["--evaluate", "--recipe", "paper"], "--evaluate only measures"),
         (["--evaluate", "--epochs", "3"], "--evaluate only measures"),
         (["--evaluate", "--couplings", "3"], "--evaluate only measures"),
         (["--evaluate", "--start", "x.keras"], "--evaluate only measures"),
