@@ -205,4 +205,4 @@ def test_an_affine_coupling_learns_from_its_start():
     images = np.random.default_rng(0).integers(0, 256, (50, 4, 2), dtype="uint8")
     flow.fit(nice.Batches(images, 50), epochs=2, verbose=0)
     output = flow.steps[0].m.layers[-1]
-    assert np.all(numpy(output.kernel) != 0)
+    assert np.any(numpy(output.kernel) != 0)
