@@ -31,7 +31,7 @@ def spectrum(sigma):
         print(f"{count} of {len(sigma)} dimensions hold {part:.0%} of variance")
     figure, axes = pictures.plot()
     axes.semilogy(sigma)
-    axes.set(xlabel="dimension of the code, sorted", ylabel="sigma (white is 1)")
+    axes.set(xlabel="dimension of the code, sorted", ylabel="1 / s (white is 1)")
     return figure
 
 
@@ -88,7 +88,7 @@ def histograms(z, sigma, prior, levels):
                 ax.text(place, 35, name, ha=side, fontsize=7)
         ax.plot(ends, density, color="C1", label="prior")
         ax.set(yscale="log", ylim=(1e-3, 30), xlabel="value in the code")
-        ax.set_title(f"sigma {sigma[dimension]:.4f}\n", fontsize=10)
+        ax.set_title(f"1 / s = {sigma[dimension]:.4f}\n", fontsize=10)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("density")
     axes[0].legend(fontsize=8, loc="upper left", frameon=False)

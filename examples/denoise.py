@@ -19,7 +19,7 @@ Beside it are the models, and denoise-codes.png: how near codes are to the prior
 step of sigma^2 is that mean. More steps climb to where q is highest, which is no mean.
 """
 
-from support import backends, command_line, data, pictures
+from support import command_line, data, pictures
 
 import nice
 from examples import affine, codes
@@ -79,12 +79,7 @@ def train(build, images, sigma, epochs, seed=0):
     """Build a flow, and train it on images with Gaussian noise."""
     keras.utils.set_random_seed(seed)
     model = build(images.shape[1:], COUPLINGS)
-    batches = NoisyBatches(images, sigma, seed)
-    # As nice.py trains: the rate is constant, and falls to 0 over the last 30 %.
-    recipe = nice.Recipe(epochs=epochs)
-    adam = nice.make_optimizer(model, recipe, epochs * len(batches))
-    model.compile(adam, jit_compile=backends.use_xla())
-    model.fit(batches, epochs=epochs, verbose=command_line.verbose(elsewhere=2))
+    affine.train(model, NoisyBatches(images, sigma, seed), epochs)
     return model
 
 
