@@ -63,11 +63,6 @@ def test_an_answer_ends_in_a_pointer(question):
         assert "::" in pointer or "python " in pointer, pointer
 
 
-def test_lines_of_the_page_are_short():
-    for line in PAGE.read_text(encoding="utf-8").splitlines():
-        assert len(line) <= 100, line
-
-
 @pytest.mark.parametrize("pointer", POINTERS)
 def test_a_pointer_leads_somewhere(pointer, capsys):
     """To a test that is in its file, or a command with options that there are."""
