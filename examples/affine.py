@@ -36,13 +36,13 @@ from keras import ops
 class AffineCoupling(layers.Coupling):
     """Scale and shift one half of the dimensions by a network `m` of the other half.
 
-    `m` gives s and t, and then
+    `m` gives r (the paper's s) and t, and then
 
-        call:       h1 = x1,  h2 = x2 * exp(s(x1)) + t(x1)
-        inverse:    x1 = h1,  x2 = (h2 - t(h1)) * exp(-s(h1))
+        call:       h1 = x1,  h2 = x2 * exp(r(x1)) + t(x1)
+        inverse:    x1 = h1,  x2 = (h2 - t(h1)) * exp(-r(h1))
 
-    In the order x1, x2 the Jacobian is triangular. Its diagonal has ones, and exp(s).
-    So log |det| is the sum of s(x1), which differs from image to image.
+    In the order x1, x2 the Jacobian is triangular. Its diagonal has ones, and exp(r).
+    So log |det| is the sum of r(x1), which differs from image to image.
 
     The encoder multiplies and the decoder divides, as in the paper. The other way
     round a run on MNIST ended with a lower likelihood.
@@ -51,8 +51,8 @@ class AffineCoupling(layers.Coupling):
         would have no gradient, and never learn.
     """
 
-    numbers_per_value = 2  # s and t
-    output_initializer = "zeros"  # so s = t = 0: it starts as a step that does nothing
+    numbers_per_value = 2  # r and t
+    output_initializer = "zeros"  # so r = t = 0: it starts as a step that does nothing
 
     def __init__(
         self, hidden_layers=3, hidden_units=500, output_activation="linear", **kwargs
@@ -60,18 +60,18 @@ class AffineCoupling(layers.Coupling):
         super().__init__(hidden_layers, hidden_units, output_activation, **kwargs)
 
     def transform(self, x2, m):
-        s, t = self.scale_and_shift(m)
-        return x2 * ops.exp(s) + t, ops.sum(s, axis=-1)
+        r, t = self.scale_and_shift(m)
+        return x2 * ops.exp(r) + t, ops.sum(r, axis=-1)
 
     def undo(self, h2, m):
-        s, t = self.scale_and_shift(m)
-        return (h2 - t) * ops.exp(-s)
+        r, t = self.scale_and_shift(m)
+        return (h2 - t) * ops.exp(-r)
 
     def scale_and_shift(self, m):
-        """s and t, tensors (batch, D / 2)."""
-        s, t = ops.split(m, 2, axis=-1)
+        """r and t, tensors (batch, D / 2)."""
+        r, t = ops.split(m, 2, axis=-1)
         # Factors of four couplings multiply, so each is kept between 1 / e and e.
-        return ops.tanh(s), t
+        return ops.tanh(r), t
 
 
 def build_nice(image_shape, couplings=4):
