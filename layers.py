@@ -186,7 +186,7 @@ class AdditiveCoupling(Coupling):
     ones. Reversing and interleaving permute values. So log |det| = 0 (eq. 8).
 
     The encoder subtracts and the decoder adds, the reverse of the paper. If `m` ends in
-    a ReLU, each step of the decoder only adds. That suits pixels, never negative.
+    a ReLU, each coupling of the decoder only adds. That suits pixels, never negative.
 
     Args: those of `Coupling`.
     """
@@ -212,7 +212,7 @@ class DiagonalScaling(FlowLayer):
     Args:
         learning_rate_multiplier: factor by which log s learns faster than the other
             weights. Adam moves each weight by about one learning rate a step, and log s
-            goes from 0 to some 7 where a pixel is always black. So the trained weight
+            goes from 0 to some 6 where a pixel is always black. So the trained weight
             is log s / learning_rate_multiplier, and log s moves that much further.
     """
 

@@ -333,7 +333,7 @@ def build_encoder(
 
     Args:
         image_shape: of one image, with an even number of values if there are couplings.
-        couplings: how many; 0 leaves the scaling alone.
+        couplings: how many; 0 leaves only the scaling.
         hidden_layers, hidden_units, output_activation: see `layers.Coupling`.
         learning_rate_multiplier: see `layers.DiagonalScaling`.
         prior, levels, noise: see `Flow`.

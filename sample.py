@@ -185,7 +185,7 @@ def inpaint_sheet(model, images, rows=4, count=24, steps=300, seed=0):
     The image comes first. Then, for each mask, what the model sees of it, with grey for
     the rest, and what it fills in. Below these is their log-likelihood. Prints the mean
     log-likelihoods of `count` images, or of `rows` if that is more: as they are, with
-    the grey, which is very low, and filled in.
+    the grey (very low), and filled in.
     """
     images = choose(images, max(rows, count), seed).astype("float32")
     nats = model.log_likelihood(images)

@@ -1,15 +1,15 @@
 """What if a coupling could scale, too?  python -m examples.affine
 
 NICE's couplings only shift. So each dimension has one width, the same for all images,
-and so has the volume around every image. Its follower, Real NVP (Dinh, Sohl-Dickstein,
-Bengio, arXiv 1605.08803), lets m give a scale as well as a shift: where the pixels
-around are background, a pixel can be narrow. Here both are trained alike, with the
-network of the recipe "quick". It takes some minutes.
+and volumes change by one factor around every image. Its follower, Real NVP (Dinh,
+Sohl-Dickstein, Bengio, arXiv 1605.08803), lets m give a scale as well as a shift: where
+the pixels around are background, a pixel can be narrow. Here both are trained alike,
+with the network of the recipe "quick". It takes some minutes.
 
 affine.png shows draws from both priors. The affine flow finds the test images far
-likelier, and its backgrounds are cleaner. But its strokes are speckled, and hardly more
-digits can be read: a better likelihood is not a better picture. What makes digits of
-its draws is noise that one can see, and a gradient that takes it off:
+likelier, and its backgrounds are cleaner. But its strokes are speckled, and no more
+digits can be read: a better likelihood is not a better picture. What makes more of its
+draws readable is noise that one can see, and a gradient that takes it off:
 `python -m examples.denoise`.
 
 A step of your own needs no change elsewhere:
@@ -36,7 +36,7 @@ from keras import ops
 class AffineCoupling(layers.Coupling):
     """Scale and shift one half of the dimensions by a network `m` of the other half.
 
-    `m` gives r (the paper's s) and t, and then
+    `m` gives r (Real NVP's s) and t, and then
 
         call:       h1 = x1,  h2 = x2 * exp(r(x1)) + t(x1)
         inverse:    x1 = h1,  x2 = (h2 - t(h1)) * exp(-r(h1))
@@ -44,7 +44,7 @@ class AffineCoupling(layers.Coupling):
     In the order x1, x2 the Jacobian is triangular. Its diagonal has ones, and exp(r).
     So log |det| is the sum of r(x1), which differs from image to image.
 
-    The encoder multiplies and the decoder divides, as in the paper. The other way
+    The encoder multiplies and the decoder divides, as in Real NVP. The other way
     round a run on MNIST ended with a lower likelihood.
 
     Args: those of `layers.Coupling`. `m` ends without a ReLU: one that starts at zeros
@@ -70,7 +70,7 @@ class AffineCoupling(layers.Coupling):
     def scale_and_shift(self, m):
         """r and t, tensors (batch, D / 2)."""
         r, t = ops.split(m, 2, axis=-1)
-        # Factors of four couplings multiply, so each is kept between 1 / e and e.
+        # Factors of several couplings multiply, so each is kept between 1 / e and e.
         return ops.tanh(r), t
 
 

@@ -5,7 +5,7 @@ differ; where it is small, they are nearly constant. codes.png shows four dimens
 codes of test images, with the noise of training, and of the prior. They differ. Most
 images have the same value in a background pixel, and what couplings subtract there is
 mostly the same, too. So a spike is left, and no bell. Where a pixel is always black,
-only the noise is left, a box. lengths.png shows how long codes are, and draws.
+only the noise is left, a box. lengths.png shows how long codes and draws are.
 """
 
 from support import command_line, data, files, pictures

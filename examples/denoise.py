@@ -1,9 +1,9 @@
 """Can a density take noise off?  python -m examples.denoise
 
-Pixels that hardly ever change put spikes into the codes, and no coupling can turn a
-spike into a Gaussian (examples/codes.py). Here images get Gaussian noise that one can
-see, sigma grey levels wide. Noise blurs the spikes, so codes follow the prior far
-better, and draws from the prior are digits: noisy ones, like those it has seen.
+Pixels that hardly ever change put spikes into the codes, and training does not make
+couplings spread a spike (examples/codes.py). Here images get Gaussian noise that one
+can see, sigma grey levels wide. Noise blurs the spikes, so codes follow the prior far
+better, and more of the draws from it can be read: noisy ones, like what it has seen.
 
 The flow itself then takes the noise off. If y = x + sigma n is a noisy image, and q(y)
 its density, the mean of the clean image given the noisy one is
@@ -15,8 +15,9 @@ So a density of noisy images is a denoiser. The gradient is called the score. Ta
 
 denoise.png shows draws from the prior at T = 1, as drawn and cleaned, of NICE and of
 the affine flow (examples/affine.py), and test images, noisy, cleaned, and as they are.
-Beside it are the models, and denoise-codes.png: how near codes are to the prior. One
-step of sigma^2 is that mean. More steps climb to where q is highest, which is no mean.
+Beside it are the models, and denoise-codes.png: how near codes are to the prior. The
+noise of these models is not uniform: measure noisy images with `noise=0`. One step of
+sigma^2 is that mean. More steps climb to where q is highest, which is not the mean.
 """
 
 from support import command_line, data, pictures
@@ -38,7 +39,7 @@ HALF = (
 
 
 def add_gaussian_noise(images, sigma, rng):
-    """Add Gaussian noise, sigma grey levels wide: a float32 array like the images."""
+    """Add HALF and Gaussian noise, sigma grey levels wide: a float32 array."""
     noise = rng.standard_normal(images.shape, "float32")
     return images.astype("float32") + HALF + np.float32(sigma) * noise
 
@@ -57,7 +58,7 @@ class NoisyBatches(nice.Batches):
 
 
 def denoise(model, images, sigma):
-    """The mean of the clean images, given noisy ones: one step along the score.
+    """The mean of the clean images and HALF, given noisy ones: one step of the score.
 
     Args:
         model: a `nice.Flow` of images with Gaussian noise.

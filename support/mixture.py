@@ -2,9 +2,9 @@
 
 A prior knows nothing of single digits: codes drawn from it often decode to strokes
 that are no digit. The codes of the training images say where the digits are. Each label
-has some means, each the average of at least ten codes, and axes, the directions in
-which the label's codes vary most about their nearest means. A *component* of the
-mixture is one mean with the axes of its label. NumPy only.
+has some means, each the average of ten codes or more if the label has as many, and
+axes, the directions in which its codes vary most about their nearest means. A
+*component* of the mixture is one mean with the axes of its label. NumPy only.
 """
 
 from support.errors import UserError
