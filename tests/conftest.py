@@ -4,6 +4,7 @@ from support import data
 
 import nice
 
+import os
 import signal
 
 import keras
@@ -14,6 +15,16 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SMALL = "--couplings 2 --hidden-layers 1 --hidden-units 32 --batch-size 100".split()
+
+
+def pytest_configure(config):
+    """Let JAX keep what it compiles: many tests compile the same.
+
+    The processes that run the tests start after this, and read it.
+    """
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(config.cache.mkdir("jax"))
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 
 @pytest.fixture(scope="session")
