@@ -33,9 +33,8 @@ from keras import ops
 
 COUPLINGS = 6  # two more than in affine.py: they are worth more than width is
 GRID = 10  # rows and columns of a grid
-HALF = (
-    0.5  # noise has the mean 0 about the middle of a grey level, as in `nice.Batches`
-)
+# Noise has the mean 0 about the middle of a grey level, as in `nice.Batches`.
+HALF = 0.5
 
 
 def add_gaussian_noise(images, sigma, rng):
